@@ -1,0 +1,111 @@
+"""Durable jobs: their names and queues, how a process starts one, watches it and cancels it, and how a worker runs them.
+
+A job is a DBOS workflow on the site's job database. Any process enqueues with `Jobs`; only a worker (`apps/worker.py`)
+runs them. A job's id says what it is for, so that asking twice starts one job.
+"""
+
+import contextlib
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from dbos import DBOS, DBOSClient, DBOSConfig, EnqueueOptions
+
+from apps.settings import Site
+
+# One queue for what needs the accelerator for long, one for studies that people wait for.
+TRAINING_QUEUE = "training"
+INFERENCE_QUEUE = "inference"
+
+_ACTIVE = ["ENQUEUED", "PENDING", "DELAYED"]
+# Jobs outlive releases: recovery is by name and arguments, so a new release takes over what an old one left.
+_APPLICATION_VERSION = "overread-1"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """`state` is DBOS's: ENQUEUED, PENDING, SUCCESS, ERROR, CANCELLED, …"""
+
+    id: str
+    name: str
+    state: str
+    error: str | None
+    result: Any
+
+    @property
+    def active(self) -> bool:
+        return self.state in _ACTIVE
+
+
+class Jobs:
+    """What every process may do with jobs."""
+
+    def __init__(self, site: Site) -> None:
+        self._client = DBOSClient(system_database_url=site.jobs_url)
+
+    def close(self) -> None:
+        self._client.destroy()
+
+    def start(self, workflow: str, queue: str, job_id: str, **arguments: str) -> str:
+        """Enqueue a workflow by its registered name; an id that is known already starts nothing new."""
+        options: EnqueueOptions = {
+            "workflow_name": workflow,
+            "queue_name": queue,
+            "workflow_id": job_id,
+            "app_version": _APPLICATION_VERSION,
+        }
+        self._client.enqueue(options, **arguments)
+        return job_id
+
+    def find(self, job_id: str) -> Job | None:
+        return next(iter(self._list(workflow_ids=[job_id])), None)
+
+    def active(self, workflow: str) -> list[Job]:
+        """The jobs of this workflow that wait or run, oldest first."""
+        return self._list(name=workflow, status=_ACTIVE)
+
+    def all(self, workflow: str) -> list[Job]:
+        return self._list(name=workflow)
+
+    def cancel(self, job_id: str) -> None:
+        self._client.cancel_workflow(job_id)
+
+    def progress(self, job_id: str) -> Any:
+        """What the job last said with `report_progress`, or None."""
+        return self._client.get_event(job_id, "progress", timeout_seconds=0)
+
+    def _list(self, **filters: Any) -> list[Job]:
+        return [
+            Job(id=w.workflow_id, name=w.name, state=w.status, error=str(w.error) if w.error else None, result=w.output)
+            for w in self._client.list_workflows(**filters)
+        ]
+
+
+def launch_worker(site: Site, register: Callable[[Site], None]) -> None:
+    """Take over the site's jobs in this process: interrupted ones first, then the queues.
+
+    `register` declares the workflows; it runs after DBOS knows its database and before anything is recovered.
+    """
+    config: DBOSConfig = {
+        "name": "overread",
+        "system_database_url": site.jobs_url,
+        "application_version": _APPLICATION_VERSION,
+        "executor_id": os.environ.get("OVERREAD_WORKER", "worker"),
+        "log_level": "WARNING",
+    }
+    DBOS(config=config)
+    register(site)
+    DBOS.launch()
+    DBOS.register_queue(TRAINING_QUEUE, worker_concurrency=1)
+    DBOS.register_queue(INFERENCE_QUEUE, worker_concurrency=1)
+
+
+def report_progress(value: dict[str, Any]) -> None:
+    """Tell whoever watches this job how far it is; called from inside a workflow, never from a step."""
+    DBOS.set_event("progress", value)
+
+
+def stop_worker() -> None:
+    with contextlib.suppress(Exception):
+        DBOS.destroy()

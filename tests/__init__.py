@@ -1,0 +1,1 @@
+"""Tests; each is a sentence about what a user may rely on."""

@@ -1,0 +1,1 @@
+"""From truths to a signed bundle: snapshot, plan, loop, evaluation, gate, registry."""
