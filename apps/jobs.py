@@ -1,4 +1,4 @@
-"""Durable jobs: their names and queues, how a process starts one, watches it and cancels it, and how a worker runs them.
+"""Durable jobs: their queues, how a process starts, watches and cancels one, and how a worker runs them.
 
 A job is a DBOS workflow on the site's job database. Any process enqueues with `Jobs`; only a worker (`apps/worker.py`)
 runs them. A job's id says what it is for, so that asking twice starts one job.
@@ -77,7 +77,13 @@ class Jobs:
 
     def _list(self, **filters: Any) -> list[Job]:
         return [
-            Job(id=w.workflow_id, name=w.name, state=w.status, error=str(w.error) if w.error else None, result=w.output)
+            Job(
+                id=w.workflow_id,
+                name=w.name,
+                state=w.status,
+                error=str(w.error) if w.error else None,
+                result=w.output,
+            )
             for w in self._client.list_workflows(**filters)
         ]
 

@@ -102,7 +102,9 @@ class Site:
         self.root = root.resolve()
         path = self.root / "config.toml"
         if not path.is_file():
-            raise SiteError(f"{root} is not an Overread site: it has no config.toml. Make one with `overread init {root}`.")
+            raise SiteError(
+                f"{root} is not an Overread site: it has no config.toml. Make one with `overread init {root}`."
+            )
         self.config = _read_config(path)
 
     @property
@@ -123,7 +125,7 @@ class Site:
         return Blobs(self.root / "blobs")
 
     def folder(self, name: str) -> Path:
-        """A folder of the site, made where it is missing: protocols, bundles, training, inbox, results, archive, logs."""
+        """A folder of the site, made where it is missing: protocols, bundles, training, inbox, results, archive."""
         folder = self.root / name
         folder.mkdir(exist_ok=True)
         return folder

@@ -1,4 +1,4 @@
-"""What to label, who reads and what counts as truth: a YAML file in, a frozen `Protocol` out, or an error with its line."""
+"""What to label, who reads, what counts as truth: a YAML file in, a frozen `Protocol` or an error with its line out."""
 
 import hashlib
 import json
@@ -106,7 +106,7 @@ class Protocol:
     def _names_agree(self) -> "Protocol":
         names = [structure.name for structure in self.structures]
         for what, found in (("name", names), ("value", [structure.value for structure in self.structures])):
-            twice = sorted({str(item) for item in found if found.count(item) > 1})  # type: ignore[arg-type,operator]
+            twice = sorted({str(item) for item in found if found.count(item) > 1})  # type: ignore[arg-type]
             if twice:
                 raise ValueError(f"structures: every {what} must be used once, found {', '.join(twice)} twice")
         for section, keys in (("agreement", set(self.agreement)), ("gate.dice_min", set(self.gate.dice_min))):

@@ -1,5 +1,8 @@
 """The tables of a site's database, one `MetaData` for all; `migrations/` brings any older database up to it."""
 
+from datetime import UTC, datetime
+from typing import Any
+
 from sqlalchemy import (
     JSON,
     Boolean,
@@ -12,8 +15,23 @@ from sqlalchemy import (
     String,
     Table,
     Text,
+    TypeDecorator,
     UniqueConstraint,
 )
+
+
+class Moment(TypeDecorator[datetime]):
+    """A point in time, always in UTC; SQLite would forget the zone."""
+
+    impl = DateTime(timezone=True)
+    cache_ok = True
+
+    def process_bind_param(self, value: datetime | None, dialect: Any) -> datetime | None:
+        return value.astimezone(UTC) if value is not None else None
+
+    def process_result_value(self, value: datetime | None, dialect: Any) -> datetime | None:
+        return value.replace(tzinfo=UTC) if value is not None and value.tzinfo is None else value
+
 
 metadata = MetaData(
     naming_convention={
@@ -25,7 +43,7 @@ metadata = MetaData(
 )
 
 _DIGEST = String(64)
-_MOMENT = DateTime(timezone=True)
+_MOMENT = Moment()
 
 protocols = Table(
     "protocols",
@@ -132,7 +150,7 @@ adjudications = Table(
     Column("adjudicator", ForeignKey("accounts.id"), nullable=False),
     Column("choice", String(64), nullable=False),
     Column("rationale", Text, nullable=False),
-    Column("reads", JSON, nullable=False),
+    Column("reads", String(255), nullable=False),
     Column("label", _DIGEST, nullable=False),
     Column("created", _MOMENT, nullable=False),
     Column("signature", Text, nullable=False),

@@ -1,0 +1,11 @@
+"""Alembic's entry: a connection from the store in, its database at the newest revision out."""
+
+from alembic import context
+
+from labeling_protocols.schema import metadata
+
+connection = context.config.attributes["connection"].execution_options(writes=True)
+context.configure(connection=connection, target_metadata=metadata, transactional_ddl=True)
+with context.begin_transaction():
+    context.run_migrations()
+connection.commit()

@@ -1,0 +1,306 @@
+"""Files of one DICOM image series in, one volume in the patient's LPS frame out, or a refusal in words.
+
+Order and spacing come from Image Position (Patient) alone: SliceThickness and SpacingBetweenSlices are wrong often
+enough to be useless, and instance numbers and file names say nothing about the patient. Refusals name places in
+millimetres along the slice normal, never an identifier, so that they can be logged.
+"""
+
+import warnings
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import SimpleITK as sitk
+from numpy.typing import NDArray
+from pydicom import Dataset, dcmread
+from pydicom.errors import InvalidDicomError
+from pydicom.pixels import get_decoder, pixel_array
+from pydicom.uid import UID
+
+from labeling_protocols.geometry import Geometry, Volume
+
+# How far a slice may lie from the regular grid, and a direction from a right angle.
+POSITION_TOLERANCE_MM = 0.1
+ANGLE_TOLERANCE = 1e-3
+
+
+class SeriesError(ValueError):
+    """A series that does not give one volume: what was found, where along the stack, what was expected."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SeriesFiles:
+    """The files of one Series Instance UID, in no particular order; `kind` is the SOP class in words."""
+
+    uid: str
+    modality: str
+    kind: str
+    files: tuple[Path, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Series:
+    """A volume with the slices it was made from, both in the order of the volume's z axis.
+
+    `sources` are the slices' headers without their pixel data.
+    """
+
+    volume: Volume
+    files: tuple[Path, ...]
+    sources: tuple[Dataset, ...]
+
+
+def scan(paths: Path | Iterable[Path]) -> list[SeriesFiles]:
+    """The DICOM series in a folder (with its subfolders) or among some files, whatever the files are called."""
+    files = sorted(path for path in paths.rglob("*") if path.is_file()) if isinstance(paths, Path) else list(paths)
+    found: dict[str, list[tuple[Path, Dataset]]] = {}
+    for path in files:
+        header = _series_header(path)
+        if header is not None:
+            found.setdefault(str(header.get("SeriesInstanceUID", "")), []).append((path, header))
+    return [
+        SeriesFiles(
+            uid=uid,
+            modality=str(slices[0][1].get("Modality", "") or ""),
+            kind=" and ".join(sorted({UID(str(header.SOPClassUID)).name for _, header in slices})),
+            files=tuple(path for path, _ in slices),
+        )
+        for uid, slices in sorted(found.items())
+    ]
+
+
+def read_series(files: Sequence[Path]) -> Series:
+    """The volume these slices make, with rescaled values (PS3.3 C.11.1) on a right-handed LPS grid.
+
+    The z axis runs along the normal row × column, so file order and slice order change nothing. Raises `SeriesError`.
+    """
+    slices = [(path, _read(path)) for path in files]
+    headers = [header for _, header in slices]
+    _refuse_what_is_no_stack(headers)
+    order = _order_along_normal(headers)
+    ordered = [slices[i] for i in order]
+    geometry = geometry_of([header for _, header in ordered])
+    array_ZYX = _compact(np.stack([_values(path, header) for path, header in ordered]))
+    for header in headers:
+        del header.PixelData
+    return Series(
+        volume=Volume(array_ZYX=array_ZYX, geometry=geometry),
+        files=tuple(path for path, _ in ordered),
+        sources=tuple(header for _, header in ordered),
+    )
+
+
+def geometry_of(ordered: Sequence[Dataset]) -> Geometry:
+    """The grid of slices that are ordered along their normal; raises `SeriesError` where they make no regular one."""
+    axes = _axes(ordered[0])
+    positions_mm = np.array([_numbers(header, "ImagePositionPatient", 3) for header in ordered])
+    spacing_z_mm = _regular_spacing_mm(positions_mm, axes[:, 2])
+    row_mm, column_mm = _numbers(ordered[0], "PixelSpacing", 2)
+    return Geometry(
+        shape_ZYX=(len(ordered), int(ordered[0].Rows), int(ordered[0].Columns)),
+        spacing_mm_XYZ=(float(column_mm), float(row_mm), spacing_z_mm),
+        origin_mm_LPS=(float(positions_mm[0, 0]), float(positions_mm[0, 1]), float(positions_mm[0, 2])),
+        direction_LPS=tuple(float(v) for v in axes.ravel()),
+    )
+
+
+# Reading
+
+
+def _series_header(path: Path) -> Dataset | None:
+    """The few elements a scan needs, or None for a file that is not a DICOM instance."""
+    tags = ["SOPClassUID", "SOPInstanceUID", "SeriesInstanceUID", "Modality"]
+    with path.open("rb") as file:
+        start = file.read(132)
+    has_preamble = start[128:] == b"DICM"
+    if not has_preamble and start[:2] not in (b"\x02\x00", b"\x08\x00"):
+        return None
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # what is odd in a header is judged when the series is read
+            header = dcmread(path, stop_before_pixels=True, specific_tags=tags, force=not has_preamble)
+    except Exception:  # noqa: BLE001  a file that pydicom cannot parse, for whatever reason, is no slice of a series
+        return None
+    return header if "SOPClassUID" in header and "SOPInstanceUID" in header else None
+
+
+def _read(path: Path) -> Dataset:
+    try:
+        header = dcmread(path, force=True)
+    except (InvalidDicomError, OSError, ValueError, EOFError, KeyError, NotImplementedError, TypeError) as error:
+        raise SeriesError(f"a file of the series could not be read as DICOM ({type(error).__name__})") from error
+    return header
+
+
+def _values(path: Path, header: Dataset) -> NDArray[np.generic]:
+    """The slice's rescaled values, shape (rows, columns)."""
+    syntax = UID(str(header.file_meta.get("TransferSyntaxUID", "1.2.840.10008.1.2")))
+    try:
+        if syntax.is_compressed and not _has_decoder(syntax):
+            return np.asarray(sitk.GetArrayFromImage(sitk.ReadImage(str(path)))[0])  # ITK's GDCM; it rescales itself
+        header.file_meta.TransferSyntaxUID = syntax
+        stored = pixel_array(header)
+    except (RuntimeError, ValueError, AttributeError, NotImplementedError, KeyError, OSError) as error:
+        raise SeriesError(
+            f"the pixel data of the slice at {_place(header)} cannot be decoded ({syntax.name}, {type(error).__name__});"
+            f" {header.Rows} × {header.Columns} pixels were expected"
+        ) from error
+    slope, intercept = float(header.get("RescaleSlope", 1) or 1), float(header.get("RescaleIntercept", 0) or 0)
+    if slope == 1 and intercept == int(intercept):
+        return np.asarray(stored.astype(np.int64) + int(intercept))
+    return np.asarray(stored * slope + intercept)
+
+
+def _has_decoder(syntax: UID) -> bool:
+    try:
+        return bool(get_decoder(syntax).is_available)
+    except NotImplementedError:
+        return False
+
+
+def _compact(array_ZYX: NDArray[np.generic]) -> NDArray[np.generic]:
+    """The smallest signed type that holds the values: int16, int32, or float32 for anything with fractions."""
+    if np.issubdtype(array_ZYX.dtype, np.integer):
+        low, high = int(array_ZYX.min()), int(array_ZYX.max())
+        if -(2**15) <= low and high < 2**15:
+            return array_ZYX.astype(np.int16)
+        if -(2**31) <= low and high < 2**31:
+            return array_ZYX.astype(np.int32)
+    return array_ZYX.astype(np.float32)
+
+
+# Judging
+
+
+def _refuse_what_is_no_stack(headers: Sequence[Dataset]) -> None:
+    if not headers:
+        raise SeriesError("the series has no files")
+    for header in headers:
+        _refuse_object(header)
+    for keyword, what in (
+        ("SeriesInstanceUID", "series"),
+        ("FrameOfReferenceUID", "frames of reference"),
+        ("Rows", "image heights"),
+        ("Columns", "image widths"),
+    ):
+        found = {str(header.get(keyword, "")) for header in headers}
+        if len(found) > 1:
+            raise SeriesError(f"{len(found)} different {what} in one stack of {len(headers)} slices, one was expected")
+    spacings = np.array([_numbers(header, "PixelSpacing", 2) for header in headers])
+    if spacings.min() <= 0:
+        raise SeriesError(f"Pixel Spacing must be positive, found {spacings.min():g} mm")
+    if np.ptp(spacings, axis=0).max() > ANGLE_TOLERANCE * spacings.max():
+        raise SeriesError("the slices have different Pixel Spacings, one was expected")
+    if len(headers) == 1:
+        raise SeriesError("one slice is no volume: its spacing cannot be known; at least 2 were expected")
+    orientations = np.array([_numbers(header, "ImageOrientationPatient", 6) for header in headers])
+    apart = np.abs(orientations - orientations[0]).max(axis=1) > ANGLE_TOLERANCE
+    if apart.any():
+        raise SeriesError(
+            f"mixed orientations: {int(apart.sum())} of {len(headers)} slices are turned against the first"
+            " (a localizer or a second stack in the same series?)"
+        )
+
+
+def _refuse_object(header: Dataset) -> None:
+    kind = UID(str(header.get("SOPClassUID", "unknown"))).name
+    if int(header.get("NumberOfFrames", 1) or 1) > 1 or "SharedFunctionalGroupsSequence" in header:
+        raise SeriesError(
+            f"{kind}: a multi-frame object with {header.get('NumberOfFrames', 1)} frames;"
+            " only series of single-frame images are read, send those instead"
+        )
+    if "PixelData" not in header:
+        raise SeriesError(f"{kind}: an object without pixel data, an image was expected")
+    missing = [
+        keyword
+        for keyword in ("ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing", "Rows", "Columns")
+        if header.get(keyword) in (None, "", [])
+    ]
+    if missing:
+        raise SeriesError(f"{kind}: a slice lacks {', '.join(missing)}; without them it has no place in the patient")
+    photometric = str(header.get("PhotometricInterpretation", ""))
+    if int(header.get("SamplesPerPixel", 1)) != 1 or photometric != "MONOCHROME2":
+        raise SeriesError(f"{kind}: photometric interpretation {photometric or 'missing'}, MONOCHROME2 was expected")
+    if "ModalityLUTSequence" in header:
+        raise SeriesError(f"{kind}: a Modality LUT instead of a rescale slope and intercept")
+
+
+def _order_along_normal(headers: Sequence[Dataset]) -> list[int]:
+    normal = _axes(headers[0])[:, 2]
+    distances_mm = [float(np.dot(_numbers(header, "ImagePositionPatient", 3), normal)) for header in headers]
+    return sorted(range(len(headers)), key=distances_mm.__getitem__)
+
+
+def _regular_spacing_mm(positions_mm: NDArray[np.float64], normal: NDArray[np.float64]) -> float:
+    """The distance from slice to slice of a stack that is regular within the tolerance; refuses any other."""
+    along_mm = positions_mm @ normal
+    gaps_mm = np.diff(along_mm)
+    usual_mm = float(np.median(gaps_mm))
+    touching = np.flatnonzero(gaps_mm < 1e-3)
+    if touching.size:
+        raise SeriesError(
+            f"{touching.size + 1} or more of {len(along_mm)} slices share a place (duplicate positions, first at"
+            f" {along_mm[touching[0]]:.1f} mm): several volumes in one series, or slices sent twice under new UIDs"
+        )
+    tolerance_mm = min(POSITION_TOLERANCE_MM, 0.1 * usual_mm)
+    widest = int(np.argmax(gaps_mm))
+    if gaps_mm[widest] > 1.5 * usual_mm:
+        missing = round(float(gaps_mm[widest]) / usual_mm) - 1
+        raise SeriesError(
+            f"missing slice: {missing} or more between {along_mm[widest]:.1f} and {along_mm[widest + 1]:.1f} mm along"
+            f" the normal, where the slices are otherwise {usual_mm:.2f} mm apart ({len(along_mm)} slices)"
+        )
+    spacing_mm = float(along_mm[-1] - along_mm[0]) / (len(along_mm) - 1)
+    off_mm = np.abs(along_mm - (along_mm[0] + spacing_mm * np.arange(len(along_mm))))
+    if off_mm.max() > tolerance_mm:
+        raise SeriesError(
+            f"uneven spacing: gaps from {gaps_mm.min():.2f} to {gaps_mm.max():.2f} mm, a slice lies {off_mm.max():.2f} mm"
+            f" off the regular grid; at most {tolerance_mm:.2f} mm was expected"
+        )
+    _refuse_shear(positions_mm, normal)
+    return spacing_mm
+
+
+def _refuse_shear(positions_mm: NDArray[np.float64], normal: NDArray[np.float64]) -> None:
+    steps_mm = positions_mm - positions_mm[0]
+    aside_mm = np.linalg.norm(steps_mm - np.outer(steps_mm @ normal, normal), axis=1)
+    if aside_mm.max() > POSITION_TOLERANCE_MM:
+        degrees = float(np.degrees(np.arctan2(aside_mm[-1], abs(steps_mm[-1] @ normal))))
+        raise SeriesError(
+            f"sheared stack: the slices drift {aside_mm.max():.1f} mm sideways, {degrees:.1f}° from their normal"
+            f" (gantry tilt?); at most {POSITION_TOLERANCE_MM} mm was expected"
+        )
+
+
+# Small readers
+
+
+def _axes(header: Dataset) -> NDArray[np.float64]:
+    """3×3 matrix whose columns are the x (along a row), y (down a column) and z (row × column) directions."""
+    row, column = np.reshape(_numbers(header, "ImageOrientationPatient", 6), (2, 3))
+    lengths = (float(np.linalg.norm(row)), float(np.linalg.norm(column)))
+    if max(abs(length - 1) for length in lengths) > ANGLE_TOLERANCE or abs(float(row @ column)) > ANGLE_TOLERANCE:
+        raise SeriesError(
+            "Image Orientation (Patient) is no pair of unit vectors at right angles: lengths"
+            f" {lengths[0]:.4f} and {lengths[1]:.4f}, product {float(row @ column):.4f}"
+        )
+    x = row / lengths[0]
+    y = column - (column @ x) * x
+    y /= np.linalg.norm(y)
+    return np.stack([x, y, np.cross(x, y)], axis=1)
+
+
+def _numbers(header: Dataset, keyword: str, count: int) -> NDArray[np.float64]:
+    try:
+        numbers = np.array([float(value) for value in header[keyword].value])
+    except (TypeError, ValueError, KeyError) as error:
+        raise SeriesError(f"{keyword} is not a list of {count} numbers") from error
+    if numbers.shape != (count,) or not np.isfinite(numbers).all():
+        raise SeriesError(f"{keyword} has {len(numbers)} usable values, {count} finite numbers were expected")
+    return numbers
+
+
+def _place(header: Dataset) -> str:
+    x, y, z = _numbers(header, "ImagePositionPatient", 3)
+    return f"({x:.1f}, {y:.1f}, {z:.1f}) mm"

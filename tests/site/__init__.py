@@ -1,0 +1,1 @@
+"""Accounts, settings, jobs, the command line and the shape of the project."""

@@ -1,0 +1,1 @@
+"""The store, worklist, agreement and settlement."""
