@@ -5,9 +5,11 @@ runs them. A job's id says what it is for, so that asking twice starts one job.
 """
 
 import contextlib
+import fcntl
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from dbos import DBOS, DBOSClient, DBOSConfig, EnqueueOptions
@@ -42,6 +44,8 @@ class Jobs:
     """What every process may do with jobs."""
 
     def __init__(self, site: Site) -> None:
+        with _locked(site.root / "jobs.lock"):
+            DBOS.migrate(site.jobs_url)
         self._client = DBOSClient(system_database_url=site.jobs_url)
 
     def close(self) -> None:
@@ -107,11 +111,36 @@ def launch_worker(site: Site, register: Callable[[Site], None]) -> None:
     DBOS.register_queue(INFERENCE_QUEUE, worker_concurrency=1)
 
 
+@contextlib.contextmanager
+def sole_worker(site: Site) -> Iterator[bool]:
+    """Whether this process is the site's one worker while the block runs; two would run the same jobs twice."""
+    with (site.root / "worker.lock").open("a") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            yield False
+        else:
+            yield True
+
+
 def report_progress(value: dict[str, Any]) -> None:
-    """Tell whoever watches this job how far it is; called from inside a workflow, never from a step."""
+    """Tell whoever watches this job how far it is; called from inside a workflow or one of its steps."""
     DBOS.set_event("progress", value)
 
 
+def cancelled() -> bool:
+    """Whether somebody cancelled the job that runs here."""
+    status = DBOS.get_workflow_status(str(DBOS.workflow_id))
+    return status is not None and status.status == "CANCELLED"
+
+
 def stop_worker() -> None:
-    with contextlib.suppress(Exception):
-        DBOS.destroy()
+    """Leave the running jobs to the next worker, which takes them up where they were."""
+    DBOS.destroy()
+
+
+@contextlib.contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    with path.open("a") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield

@@ -15,7 +15,7 @@ import SimpleITK as sitk
 from numpy.typing import NDArray
 from pydicom import Dataset, dcmread
 from pydicom.errors import InvalidDicomError
-from pydicom.pixels import get_decoder, pixel_array
+from pydicom.pixels import pixel_array
 from pydicom.uid import UID
 
 from labeling_protocols.geometry import Geometry, Volume
@@ -75,7 +75,7 @@ def read_series(files: Sequence[Path]) -> Series:
 
     The z axis runs along the normal row × column, so file order and slice order change nothing. Raises `SeriesError`.
     """
-    slices = [(path, _read(path)) for path in files]
+    slices = _without_copies([(path, _read(path)) for path in files])
     headers = [header for _, header in slices]
     _refuse_what_is_no_stack(headers)
     order = _order_along_normal(headers)
@@ -133,39 +133,59 @@ def _read(path: Path) -> Dataset:
     return header
 
 
+def _without_copies(slices: list[tuple[Path, Dataset]]) -> list[tuple[Path, Dataset]]:
+    """Each instance once; two files of one SOP Instance UID must hold the same pixels."""
+    kept: dict[str, tuple[Path, Dataset]] = {}
+    for path, header in slices:
+        _, known = kept.setdefault(str(header.get("SOPInstanceUID", path)), (path, header))
+        if known.get("PixelData") != header.get("PixelData"):
+            raise SeriesError(
+                "two files call themselves the same instance (SOP Instance UID) and hold different pixels"
+            )
+    return list(kept.values())
+
+
 def _values(path: Path, header: Dataset) -> NDArray[np.generic]:
     """The slice's rescaled values, shape (rows, columns)."""
     syntax = UID(str(header.file_meta.get("TransferSyntaxUID", "1.2.840.10008.1.2")))
+    header.file_meta.TransferSyntaxUID = syntax
     try:
-        if syntax.is_compressed and not _has_decoder(syntax):
-            return np.asarray(sitk.GetArrayFromImage(sitk.ReadImage(str(path)))[0])  # ITK's GDCM; it rescales itself
-        header.file_meta.TransferSyntaxUID = syntax
         stored = pixel_array(header)
     except (RuntimeError, ValueError, AttributeError, NotImplementedError, KeyError, OSError) as error:
-        raise SeriesError(
-            f"the pixel data of the slice at {_place(header)} cannot be decoded ({syntax.name}, {type(error).__name__});"
-            f" {header.Rows} × {header.Columns} pixels were expected"
-        ) from error
+        if syntax.is_compressed:
+            return _values_by_itk(path, header, syntax)
+        raise _undecodable(header, syntax) from error
     slope, intercept = float(header.get("RescaleSlope", 1) or 1), float(header.get("RescaleIntercept", 0) or 0)
     if slope == 1 and intercept == int(intercept):
         return np.asarray(stored.astype(np.int64) + int(intercept))
     return np.asarray(stored * slope + intercept)
 
 
-def _has_decoder(syntax: UID) -> bool:
+def _values_by_itk(path: Path, header: Dataset, syntax: UID) -> NDArray[np.generic]:
+    """What ITK's GDCM makes of a slice: it knows JPEG Lossless, and JPEG-LS in several fragments; it rescales itself."""
     try:
-        return bool(get_decoder(syntax).is_available)
-    except NotImplementedError:
-        return False
+        values = sitk.GetArrayFromImage(sitk.ReadImage(str(path)))
+    except RuntimeError as error:
+        raise _undecodable(header, syntax) from error
+    if values.shape != (1, int(header.Rows), int(header.Columns)):
+        raise _undecodable(header, syntax)
+    return np.asarray(values[0])
+
+
+def _undecodable(header: Dataset, syntax: UID) -> SeriesError:
+    return SeriesError(
+        f"the pixels of the slice at {_place(header)} cannot be decoded ({syntax.name});"
+        f" {header.Rows} × {header.Columns} pixels were expected"
+    )
 
 
 def _compact(array_ZYX: NDArray[np.generic]) -> NDArray[np.generic]:
     """The smallest signed type that holds the values: int16, int32, or float32 for anything with fractions."""
     if np.issubdtype(array_ZYX.dtype, np.integer):
         low, high = int(array_ZYX.min()), int(array_ZYX.max())
-        if -(2**15) <= low and high < 2**15:
+        if low >= -(2**15) and high < 2**15:
             return array_ZYX.astype(np.int16)
-        if -(2**31) <= low and high < 2**31:
+        if low >= -(2**31) and high < 2**31:
             return array_ZYX.astype(np.int32)
     return array_ZYX.astype(np.float32)
 
@@ -255,8 +275,8 @@ def _regular_spacing_mm(positions_mm: NDArray[np.float64], normal: NDArray[np.fl
     off_mm = np.abs(along_mm - (along_mm[0] + spacing_mm * np.arange(len(along_mm))))
     if off_mm.max() > tolerance_mm:
         raise SeriesError(
-            f"uneven spacing: gaps from {gaps_mm.min():.2f} to {gaps_mm.max():.2f} mm, a slice lies {off_mm.max():.2f} mm"
-            f" off the regular grid; at most {tolerance_mm:.2f} mm was expected"
+            f"uneven spacing: gaps from {gaps_mm.min():.2f} to {gaps_mm.max():.2f} mm, a slice lies"
+            f" {off_mm.max():.2f} mm off the regular grid; at most {tolerance_mm:.2f} mm was expected"
         )
     _refuse_shear(positions_mm, normal)
     return spacing_mm

@@ -1,4 +1,4 @@
-"""A volume in, a DICOM series of single-frame MR or CT images on disk out; phantoms, demos and tests speak DICOM with it."""
+"""A volume in, a DICOM series of single-frame MR or CT images on disk out: what phantoms, demos and tests send."""
 
 import random
 from dataclasses import dataclass
@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydicom import Dataset, FileDataset, dcmwrite
 from pydicom.dataset import FileMetaDataset
-from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, MRImageStorage, PYDICOM_IMPLEMENTATION_UID
+from pydicom.uid import PYDICOM_IMPLEMENTATION_UID, CTImageStorage, ExplicitVRLittleEndian, MRImageStorage
 from pydicom.valuerep import DSfloat
 
 from labeling_protocols.geometry import Geometry, Volume
@@ -27,11 +27,12 @@ class SeriesIdentity:
     study_uid: str
     series_uid: str
     frame_of_reference_uid: str
-    taken: datetime = datetime(2020, 1, 1, 12)  # noqa: DTZ001  DICOM's TM has no zone
+    taken: datetime = datetime(2020, 1, 1, 12)
     study_description: str = ""
     series_description: str = ""
     manufacturer: str = "Overread"
     model_name: str = "Phantom"
+    body_part: str = "BRAIN"
 
 
 def write_series(
@@ -84,7 +85,7 @@ def _as_stored(array_ZYX: NDArray[np.generic]) -> tuple[NDArray[np.int16], float
     """Signed 16-bit values with the slope and intercept that give the original ones back (PS3.3 C.11.1.1.2)."""
     low, high = float(array_ZYX.min()), float(array_ZYX.max())
     whole = np.issubdtype(array_ZYX.dtype, np.integer) or bool(np.all(array_ZYX == np.round(array_ZYX.astype(float))))
-    if whole and -_MAXIMUM_STORED <= low and high <= _MAXIMUM_STORED:
+    if whole and low >= -_MAXIMUM_STORED and high <= _MAXIMUM_STORED:
         return array_ZYX.astype(np.int16), 1.0, 0.0
     # The slope must survive being written with 16 characters (a DS), so it is rounded up to what can be written.
     slope = float(f"{max((high - low) / _MAXIMUM_STORED, 1e-12) * (1 + 1e-8):.9e}")
@@ -114,7 +115,7 @@ def _instance(identity: SeriesIdentity, modality: str, k: int) -> Dataset:
     image.Modality, image.SeriesNumber, image.InstanceNumber = modality, 1, k + 1
     image.Manufacturer, image.ManufacturerModelName = identity.manufacturer, identity.model_name
     image.ImageType = ["ORIGINAL", "PRIMARY", "OTHER" if modality == "MR" else "AXIAL"]
-    image.PatientPosition = "HFS"
+    image.PatientPosition, image.BodyPartExamined = "HFS", identity.body_part
     return image
 
 

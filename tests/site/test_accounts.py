@@ -54,10 +54,9 @@ def test_forged_tokens_are_refused(accounts: Accounts, ann: Account, site: Site)
         "no subject": jwt.encode({k: v for k, v in claims.items() if k != "sub"}, site.signing_key, algorithm="EdDSA"),
         "rubbish": "rubbish",
     }
-    for kind, token in forged.items():
+    for token in forged.values():
         with pytest.raises(TokenError):
             accounts.account_of(token)
-            pytest.fail(f"a token with {kind} was taken")
 
 
 def test_a_disabled_account_is_nobody_at_once(accounts: Accounts, ann: Account, store: Store) -> None:

@@ -31,7 +31,7 @@ def test_a_shipped_protocol_loads_and_survives_as_json(path: Path) -> None:
             "anterior: {dice_min",
             "less than or equal to 1",
         ),
-        ("gate:", "gate: [", "  dice_mean_min", "not valid YAML"),
+        ("gate:", "gate: [", "  dice_min: {anterior: 0.65", "not valid YAML"),
     ],
 )
 def test_a_bad_protocol_is_refused_with_file_line_and_what_was_expected(

@@ -1,0 +1,342 @@
+"""The command line `overread`: what a person types in, the site changed or shown and an exit code out.
+
+Errors of ours end with code 1 and a sentence; a traceback would be a defect.
+"""
+
+import secrets
+import signal
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+from apps.accounts import AccountError, Accounts
+from apps.settings import Site, make_site
+from labeling_protocols.protocol import SHIPPED, load_protocol
+from labeling_protocols.records import Role
+from labeling_protocols.store import Store
+
+if TYPE_CHECKING:
+    from apps.jobs import Jobs
+    from training.registry import Registry
+
+# Heavy modules (torch, MLflow, DBOS) are imported by the commands that need them, so that the others answer at once.
+
+app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help="Annotate, adjudicate, train and serve.")
+account_app = typer.Typer(no_args_is_help=True, help="Make and change accounts.")
+protocol_app = typer.Typer(no_args_is_help=True, help="Add and list labelling protocols.")
+app.add_typer(account_app, name="account")
+app.add_typer(protocol_app, name="protocol")
+
+console = Console()
+errors = Console(stderr=True)
+
+SiteOption = Annotated[Path, typer.Option("--site", help="The site's folder.", envvar="OVERREAD_SITE")]
+_HERE = Path("site")
+_FOLLOW_S = 0.5
+
+
+def main() -> None:
+    """Entry of the `overread` script."""
+    try:
+        app()
+    except (RuntimeError, ValueError, LookupError, OSError) as error:
+        errors.print(f"[bold red]overread:[/] {error}", highlight=False, markup=True)
+        sys.exit(1)
+
+
+@app.command()
+def init(
+    folder: Annotated[Path, typer.Argument(help="A new or empty folder.")],
+    administrator: Annotated[str, typer.Option(help="Name of the first administrator.")] = "admin",
+) -> None:
+    """Make a site: settings, keys, database, protocols and a first administrator."""
+    site = make_site(folder)
+    store = Store(site.database_url, site.blobs)
+    for path in sorted(SHIPPED.glob("*.yaml")):
+        (site.folder("protocols") / path.name).write_bytes(path.read_bytes())
+        store.add_protocol(load_protocol(path))
+    password = secrets.token_urlsafe(12)
+    Accounts(store, site).add(administrator, password, frozenset(Role))
+    store.close()
+    console.print(f"Made the site {site.root}.")
+    console.print(
+        f"Administrator [bold]{administrator}[/], password [bold]{password}[/] (shown this once).", highlight=False
+    )
+    console.print("Its signing key and site key are in keys/: keep a copy of that folder where only you can read it.")
+    console.print(f"Serve it with: overread serve --site {folder}")
+
+
+@app.command()
+def serve(site: SiteOption = _HERE) -> None:
+    """Run everything on this machine until Ctrl-C: web server, MLflow, DICOM endpoint and one worker."""
+    from apps.serve import services, serving
+
+    opened = Site(site)
+    ended = threading.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: ended.set())
+    with console.status("Starting the web server, MLflow, the DICOM endpoint and the worker …"):
+        context = serving(opened, lambda words: console.print(f"[yellow]{words}[/]", highlight=False))
+        context.__enter__()
+    try:
+        addresses = {service.name: service.address for service in services(opened)}
+        table = Table("Service", "Address", title=f"Overread serves {opened.root}")
+        table.add_row("Annotation (3D Slicer)", addresses["web"])
+        table.add_row("Review pages", f"{addresses['web']}/review/")
+        table.add_row("OHIF", f"{addresses['web']}/ohif/")
+        table.add_row("MLflow", addresses["mlflow"])
+        table.add_row("DICOM endpoint", addresses["endpoint"])
+        console.print(table)
+        console.print(
+            "3D Slicer: module MONAI Label, server", addresses["web"], "and your account. Ctrl-C stops all of it."
+        )
+        ended.wait()
+        console.print("Stopping …")
+    finally:
+        context.__exit__(None, None, None)
+    console.print("Stopped.")
+
+
+@app.command()
+def ingest(
+    path: Annotated[Path, typer.Argument(help="A folder of NIfTI or NRRD volumes or DICOM series, or one file.")],
+    protocol: Annotated[str, typer.Option(help="The protocol its cases are labelled under.")],
+    site: SiteOption = _HERE,
+) -> None:
+    """Bring images in as cases; DICOM headers are de-identified first. Ends with code 1 where anything was refused."""
+    from apps.ingest.folder import ingest as ingest_folder
+
+    opened = Site(site)
+    store = Store(opened.database_url, opened.blobs)
+    with _progress() as bar:
+        task = bar.add_task("ingest", total=None)
+        report = ingest_folder(
+            store, opened, path, protocol, progress=lambda done, total: bar.update(task, completed=done, total=total)
+        )
+    store.close()
+    console.print(
+        f"{len(report.added)} case(s) added, {len(report.known)} known already, {len(report.refused)} refused."
+    )
+    for refusal in report.refused:
+        console.print(f"  refused {refusal.where}: {refusal.reason}", highlight=False, markup=False)
+    if report.refused:
+        raise typer.Exit(1)
+
+
+@app.command()
+def train(
+    protocol: Annotated[str, typer.Argument(help="Name of the protocol to train for.")],
+    site: SiteOption = _HERE,
+) -> None:
+    """Train on the protocol's truths: snapshot, run, gate, bundle. Follows the job; Ctrl-C leaves it running."""
+    from apps.jobs import Jobs, launch_worker, sole_worker
+    from apps.training_job import start_training
+
+    opened = Site(site)
+    store = Store(opened.database_url, opened.blobs)
+    store.protocol(protocol)
+    store.close()
+    jobs = Jobs(opened)
+    job_id = start_training(jobs, protocol, requested_by="command line")
+    console.print(f"Job {job_id} waits for the worker.")
+    with sole_worker(opened) as alone:
+        if alone:
+            from apps.worker import register
+
+            console.print("No worker runs for this site: this command works on its jobs until this one is done.")
+            launch_worker(opened, register)
+        state, words = _follow(jobs, job_id)
+    console.print(words, highlight=False, markup=False)
+    if state != "SUCCESS":
+        raise typer.Exit(1)
+
+
+@app.command()
+def models(
+    protocol: Annotated[str, typer.Argument(help="Name of the protocol.")],
+    site: SiteOption = _HERE,
+) -> None:
+    """List the protocol's model versions, newest first, with their gate and aliases."""
+    registry = _registry(Site(site))
+    table = Table("Model version", "Gate", "Aliases", "Snapshot", "MLflow run", "Bundle")
+    for version in reversed(registry.versions(protocol)):
+        gate = "[green]passed[/]" if version.gate_passed else "[red]failed[/]"
+        table.add_row(
+            version.name,
+            gate,
+            ", ".join(sorted(version.aliases)),
+            version.snapshot[:12],
+            version.run_id[:12],
+            version.bundle_sha256[:12],
+        )
+    console.print(table)
+
+
+@app.command()
+def rollback(
+    protocol: Annotated[str, typer.Argument(help="Name of the protocol.")],
+    site: SiteOption = _HERE,
+) -> None:
+    """Make the champion before the present one champion again."""
+    console.print(f"Champion is now {_registry(Site(site)).rollback(protocol).name}.")
+
+
+@app.command()
+def status(site: SiteOption = _HERE) -> None:
+    """Show how far each protocol's cases are."""
+    opened = Site(site)
+    store = Store(opened.database_url, opened.blobs)
+    table = Table("Protocol", "Version", "Cases", "Reads", "Disputes", "Truths")
+    for protocol in store.protocols():
+        counts = store.progress(protocol.name)
+        row = (protocol.version, counts.cases, counts.reads, counts.disputes, counts.truths)
+        table.add_row(protocol.name, *map(str, row))
+    store.close()
+    console.print(table)
+
+
+@app.command()
+def sample(
+    folder: Annotated[Path, typer.Argument(help="Where the volumes are put: images/ and labels/.")],
+    cases: Annotated[int, typer.Option(min=1, help="How many.")] = 6,
+) -> None:
+    """Fetch MSD hippocampus volumes through MONAI's loader, or draw phantoms where there is no internet."""
+    from training.samples import sample_volumes
+
+    with console.status("Fetching MSD Task04, or drawing phantoms …"):
+        source = sample_volumes(folder, cases)
+    console.print(f"{cases} sample volumes in {folder}: {source}.")
+
+
+@account_app.command("add")
+def account_add(
+    name: str,
+    role: Annotated[list[Role], typer.Option(help="May be given several times.")],
+    password: Annotated[str | None, typer.Option(help="Made up and printed once where it is not given.")] = None,
+    site: SiteOption = _HERE,
+) -> None:
+    """Make an account."""
+    accounts = _accounts(site)
+    chosen = password or secrets.token_urlsafe(12)
+    accounts.add(name, chosen, frozenset(role))
+    shown = "" if password else f", password [bold]{chosen}[/] (shown this once)"
+    console.print(f"Account [bold]{name}[/] ({', '.join(role)}){shown}", highlight=False)
+
+
+@account_app.command("list")
+def account_list(site: SiteOption = _HERE) -> None:
+    """List the accounts and the pseudonyms that stand for them in reads."""
+    table = Table("Name", "Roles", "Pseudonym", "State")
+    for account in _accounts(site).all():
+        table.add_row(
+            account.name, ", ".join(sorted(account.roles)), account.id, "disabled" if account.disabled else "active"
+        )
+    console.print(table)
+
+
+@account_app.command("password")
+def account_password(name: str, site: SiteOption = _HERE) -> None:
+    """Give an account a new password, printed once."""
+    password = secrets.token_urlsafe(12)
+    _accounts(site).set_password(name, password)
+    console.print(f"New password of {name}: [bold]{password}[/] (shown this once)", highlight=False)
+
+
+@account_app.command("address")
+def account_address(
+    name: str,
+    days: Annotated[int, typer.Option(min=1, help="How long it is valid.")] = 30,
+    revoke: Annotated[bool, typer.Option("--revoke", help="End every address of this account instead.")] = False,
+    site: SiteOption = _HERE,
+) -> None:
+    """Make a personal server address for a viewer that cannot sign in; whoever has it acts as this account."""
+    opened = Site(site)
+    accounts = _accounts(site)
+    account = accounts.find(name)
+    if account is None:
+        raise AccountError("no account of this name. No address was made.")
+    if revoke:
+        console.print(f"{accounts.revoke_addresses(account)} address(es) of {name} ended.")
+        return
+    web = opened.config.web
+    # Printed plainly, so that a narrow terminal does not break it in two.
+    print(f"http://{web.host}:{web.port}/u/{accounts.new_address(account, days=days)}")
+
+
+@protocol_app.command("add")
+def protocol_add(path: Path, site: SiteOption = _HERE) -> None:
+    """Check a protocol file and add it, or its new version, to the site."""
+    opened = Site(site)
+    store = Store(opened.database_url, opened.blobs)
+    protocol = load_protocol(path)
+    store.add_protocol(protocol)
+    store.close()
+    console.print(f"Protocol {protocol.name} version {protocol.version} is in use.")
+
+
+@protocol_app.command("list")
+def protocol_list(site: SiteOption = _HERE) -> None:
+    """List the site's protocols."""
+    opened = Site(site)
+    store = Store(opened.database_url, opened.blobs)
+    table = Table("Protocol", "Version", "Structures", "Readers a case")
+    for protocol in store.protocols():
+        table.add_row(protocol.name, str(protocol.version), ", ".join(protocol.values), str(protocol.readers_per_case))
+    store.close()
+    console.print(table)
+
+
+def _follow(jobs: "Jobs", job_id: str) -> tuple[str, str]:
+    """Show a training job's progress until it ends: its state and what to tell the person."""
+    with _progress() as bar:
+        task = bar.add_task("waiting", total=None)
+        while True:
+            job = jobs.find(job_id)
+            if job is None:
+                return "ERROR", "The job vanished from the site's job database."
+            said = jobs.progress(job_id) or {}
+            bar.update(
+                task,
+                description=" ".join(str(said.get(key, "")) for key in ("stage", "note")).strip() or "waiting",
+                completed=said.get("epoch", 0),
+                total=said.get("epochs"),
+            )
+            if not job.active:
+                break
+            time.sleep(_FOLLOW_S)
+    if job.state == "SUCCESS":
+        return job.state, str(job.result)
+    return job.state, f"Job {job_id} ended as {job.state}: {job.error or 'no reason was recorded'}"
+
+
+def _progress() -> Progress:
+    return Progress(
+        SpinnerColumn(),
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        console=console,
+    )
+
+
+def _accounts(folder: Path) -> Accounts:
+    site = Site(folder)
+    return Accounts(Store(site.database_url, site.blobs), site)
+
+
+def _registry(site: Site) -> "Registry":
+    from training.registry import Registry
+
+    return Registry(site.tracking_uri, site.folder("bundles"), site.public_key)
+
+
+if __name__ == "__main__":
+    main()

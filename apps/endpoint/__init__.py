@@ -1,0 +1,1 @@
+"""The DICOM inference endpoint: series in by C-STORE, a segmentation and a report of volumes out."""

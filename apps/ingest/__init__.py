@@ -1,0 +1,1 @@
+"""Images in: folders of NIfTI, NRRD and DICOM become cases without anything that names a patient."""

@@ -1,0 +1,43 @@
+"""The worker: takes the site's durable jobs (training, inference of series) from their queues and runs them.
+
+`python -m apps.worker --site DIR` runs until SIGTERM; a job that was interrupted is taken up again by the next worker.
+"""
+
+import argparse
+import os
+import signal
+import threading
+from pathlib import Path
+
+from apps import compat, training_job
+from apps.endpoint import workflow as endpoint_workflow
+from apps.jobs import launch_worker, sole_worker
+from apps.settings import Site
+
+
+def register(site: Site) -> None:
+    """Declare every workflow a worker can run."""
+    training_job.register(site)
+    endpoint_workflow.register(site)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="apps.worker", description=__doc__)
+    parser.add_argument("--site", type=Path, required=True)
+    site = Site(parser.parse_args().site)
+    compat.mend()
+    ended = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: ended.set())
+    with sole_worker(site) as alone:
+        if not alone:
+            raise SystemExit(f"another worker serves {site.root} already; this one was not started")
+        launch_worker(site, register)
+        print("worker: ready", flush=True)
+        ended.wait()
+        # Whatever runs now is durable and is taken up by the next worker: end at once rather than wait for it.
+        os._exit(0)
+
+
+if __name__ == "__main__":
+    main()

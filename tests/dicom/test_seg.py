@@ -1,0 +1,249 @@
+"""Labels become segmentations that any reader puts at the same place, and come back by their codes."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import highdicom as hd
+import numpy as np
+import pytest
+from pydicom import Dataset, dcmread
+
+from labeling_protocols.dicom_seg import SegError, label_from_seg, seg_from_label
+from labeling_protocols.geometry import Geometry, Volume
+from labeling_protocols.protocol import Protocol
+from labeling_protocols.series import Series, read_series, scan
+from labeling_protocols.series_writer import write_series
+from tests.conftest import OBLIQUE, image_of
+from tests.dicom.examples import ALGORITHM, ANISOTROPIC, AXIAL, SAGITTAL, dciodvfy_errors, identity_of, object_of
+
+GRIDS = {"axial": AXIAL, "anisotropic": ANISOTROPIC, "oblique and flipped": OBLIQUE, "sagittal": SAGITTAL}
+
+
+def series_on(grid: Geometry, folder: Path, **order: bool | int) -> Series:
+    name = "-".join(str(n) for n in grid.shape_ZYX)
+    write_series(image_of(1, grid), folder, identity_of(name), **order)  # type: ignore[arg-type]
+    return read_series(scan(folder)[0].files)
+
+
+def blobs_on(geometry: Geometry, values: tuple[int, ...] = (1, 2)) -> Volume:
+    """A few voxels of each structure, asymmetric along every axis, with empty first and last slices."""
+    label = np.zeros(geometry.shape_ZYX, np.uint8)
+    label[1:3, 1:4, 1:3] = values[0]
+    label[2, 1, 1] = 0
+    label[3, 2:5, 4:7] = values[-1]
+    return Volume(array_ZYX=label, geometry=geometry)
+
+
+@pytest.mark.parametrize("grid", GRIDS.values(), ids=GRIDS.keys())
+def test_a_label_comes_back_unchanged_on_every_kind_of_grid(grid: Geometry, tmp_path: Path, protocol: Protocol) -> None:
+    series = series_on(grid, tmp_path / "series", flipped=True, shuffle=3)
+    label = blobs_on(series.volume.geometry)
+    written = saved(seg_from_label(label, series.sources, protocol, object_of("round"), algorithm=ALGORITHM), tmp_path)
+    for onto in (series.volume.geometry, series.sources):
+        assert np.array_equal(label_from_seg(dcmread(written), protocol, onto).array_ZYX, label.array_ZYX)
+
+
+@pytest.mark.parametrize("grid", GRIDS.values(), ids=GRIDS.keys())
+def test_highdicom_reads_the_same_voxels_for_each_source_slice_in_any_order(
+    grid: Geometry, tmp_path: Path, protocol: Protocol
+) -> None:
+    series = series_on(grid, tmp_path / "series", shuffle=8)
+    label = blobs_on(series.volume.geometry)
+    written = saved(seg_from_label(label, series.sources, protocol, object_of("hd"), algorithm=ALGORITHM), tmp_path)
+    order = np.random.default_rng(2).permutation(len(series.sources))
+    theirs = hd.seg.segread(written).get_pixels_by_source_instance(
+        [str(series.sources[k].SOPInstanceUID) for k in order],
+        combine_segments=True,
+        assert_missing_frames_are_empty=True,
+    )
+    assert np.array_equal(theirs, label.array_ZYX[order])  # segments 1, 2 are the protocol's values 1, 2
+
+
+def test_a_label_is_read_onto_a_grid_whose_axes_run_another_way(tmp_path: Path, protocol: Protocol) -> None:
+    series = series_on(ANISOTROPIC, tmp_path / "series")
+    seg = seg_from_label(blobs_on(ANISOTROPIC), series.sources, protocol, object_of("turned"))
+    z, y, x = ANISOTROPIC.shape_ZYX
+    index_to_index = np.array([[-1.0, 0, 0, x - 1], [0, 0, 1, 0], [0, -1, 0, z - 1], [0, 0, 0, 1]])
+    turned = Geometry.from_affine_LPS(ANISOTROPIC.affine_LPS() @ index_to_index, (y, z, x))
+    expected = blobs_on(ANISOTROPIC).array_ZYX[::-1, :, ::-1].transpose(1, 0, 2)
+    assert np.array_equal(label_from_seg(seg, protocol, turned).array_ZYX, expected)
+
+
+def test_what_a_segment_is_stands_in_its_codes_with_the_modifier_inside_the_type(
+    tmp_path: Path, protocol: Protocol
+) -> None:
+    series = series_on(AXIAL, tmp_path / "series")
+    seg = dcmread(saved(seg_from_label(blobs_on(AXIAL), series.sources, protocol, object_of("codes")), tmp_path))
+    first, second = seg.SegmentSequence
+    assert first.SegmentedPropertyTypeCodeSequence[0].CodeValue == "5366008"
+    modifiers = [
+        segment.SegmentedPropertyTypeCodeSequence[0].SegmentedPropertyTypeModifierCodeSequence[0].CodeMeaning
+        for segment in (first, second)
+    ]
+    assert modifiers == ["Anterior", "Posterior"]
+    color = hd.color.CIELabColor.from_dicom_value(list(first.RecommendedDisplayCIELabValue))
+    assert color.to_rgb() == pytest.approx((0xE6, 0x77, 0x2E), abs=1)
+    assert first.SegmentAlgorithmType == "MANUAL"
+
+
+def test_an_automatic_segmentation_names_its_model_version_and_device(tmp_path: Path, protocol: Protocol) -> None:
+    series = series_on(AXIAL, tmp_path / "series")
+    seg = seg_from_label(blobs_on(AXIAL), series.sources, protocol, object_of("auto"), algorithm=ALGORITHM)
+    segment = seg.SegmentSequence[0]
+    device = next(item for item in seg.ContributingEquipmentSequence if "DeviceUID" in item)
+    assert segment.SegmentAlgorithmType == "AUTOMATIC"
+    algorithm = segment.SegmentationAlgorithmIdentificationSequence[0]
+    assert (algorithm.AlgorithmName, algorithm.AlgorithmVersion) == ("hippocampus-segmentation", "1.0.3")
+    assert algorithm.AlgorithmFamilyCodeSequence[0].CodeValue == "123110"
+    assert (device.DeviceUID, device.SoftwareVersions) == (ALGORITHM.device_uid, "1.0.3")
+
+
+def test_a_segmentation_refers_to_study_series_frame_and_every_slice(tmp_path: Path, protocol: Protocol) -> None:
+    series = series_on(AXIAL, tmp_path / "series")
+    seg = seg_from_label(blobs_on(AXIAL), series.sources, protocol, object_of("refers"))
+    source = series.sources[0]
+    assert seg.StudyInstanceUID == source.StudyInstanceUID
+    assert seg.FrameOfReferenceUID == source.FrameOfReferenceUID
+    (referenced,) = seg.ReferencedSeriesSequence
+    assert referenced.SeriesInstanceUID == source.SeriesInstanceUID
+    assert {item.ReferencedSOPInstanceUID for item in referenced.ReferencedInstanceSequence} == {
+        slice_.SOPInstanceUID for slice_ in series.sources
+    }
+
+
+def test_a_structure_that_is_absent_gets_no_segment_and_is_named(tmp_path: Path, protocol: Protocol) -> None:
+    series = series_on(AXIAL, tmp_path / "series")
+    label = blobs_on(AXIAL, values=(2, 2))
+    written = saved(seg_from_label(label, series.sources, protocol, object_of("absent")), tmp_path)
+    seg = dcmread(written)
+    assert [segment.SegmentLabel for segment in seg.SegmentSequence] == ["Posterior hippocampus"]
+    assert seg.ContentDescription == "Not present: anterior"
+    assert np.array_equal(label_from_seg(seg, protocol, AXIAL).array_ZYX, label.array_ZYX)
+    assert dciodvfy_errors(written) == []
+
+
+def test_a_label_map_is_read_and_its_order_of_segments_means_nothing(tmp_path: Path, protocol: Protocol) -> None:
+    series = series_on(ANISOTROPIC, tmp_path / "series")
+    label = blobs_on(ANISOTROPIC)
+    swapped = np.array([0, 2, 1], np.uint8)[label.array_ZYX]
+    binary = seg_from_label(label, series.sources, protocol, object_of("map"))
+    posterior, anterior = (
+        hd.seg.SegmentDescription.from_dataset(segment) for segment in reversed(binary.SegmentSequence)
+    )
+    posterior.SegmentNumber, anterior.SegmentNumber = 1, 2
+    label_map = hd.seg.Segmentation(
+        source_images=list(series.sources),
+        pixel_array=swapped,
+        segmentation_type="LABELMAP",
+        segment_descriptions=[posterior, anterior],
+        series_instance_uid="1.2.3",
+        series_number=1,
+        sop_instance_uid="1.2.3.4",
+        instance_number=1,
+        manufacturer="x",
+        manufacturer_model_name="x",
+        software_versions="1",
+        device_serial_number="1",
+    )
+    assert np.array_equal(label_from_seg(label_map, protocol, ANISOTROPIC).array_ZYX, label.array_ZYX)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (
+            lambda seg: setattr(seg.SegmentSequence[0].SegmentedPropertyTypeCodeSequence[0], "CodeValue", "1"),
+            r"segment 1 is coded \(1, SCT\) with modifier \(255549009, SCT\); protocol hippocampus knows \(5366008",
+        ),
+        (
+            lambda seg: delattr(
+                seg.SegmentSequence[0].SegmentedPropertyTypeCodeSequence[0],
+                "SegmentedPropertyTypeModifierCodeSequence",
+            ),
+            "with modifier none",
+        ),
+        (
+            lambda seg: setattr(seg, "SegmentSequence", [seg.SegmentSequence[0]] * 2),
+            "two segments are coded as anterior",
+        ),
+        (lambda seg: setattr(seg, "SegmentationType", "FRACTIONAL"), "BINARY or LABELMAP was expected"),
+        (lambda seg: shift(seg, 0.5), "a frame's pixels lie up to 0.50 voxels beside"),
+        (lambda seg: shift(seg, 100), "draws outside the image"),
+    ],
+)
+def test_a_segmentation_that_cannot_be_mapped_is_refused_with_the_reason(
+    change: Callable[[Dataset], None], words: str, tmp_path: Path, protocol: Protocol
+) -> None:
+    series = series_on(AXIAL, tmp_path / "series")
+    seg = dcmread(saved(seg_from_label(blobs_on(AXIAL), series.sources, protocol, object_of("bad")), tmp_path))
+    change(seg)
+    with pytest.raises(SegError, match=words):
+        label_from_seg(seg, protocol, AXIAL)
+
+
+def test_a_label_that_does_not_belong_to_the_series_is_not_written(tmp_path: Path, protocol: Protocol) -> None:
+    series = series_on(AXIAL, tmp_path / "series")
+
+    def refusal(label: Volume) -> str:
+        with pytest.raises(SegError) as error:
+            seg_from_label(label, series.sources, protocol, object_of("foreign"))
+        return str(error.value)
+
+    assert "values [7]" in refusal(blobs_on(AXIAL, values=(1, 7)))
+    assert "empty" in refusal(Volume(array_ZYX=np.zeros(AXIAL.shape_ZYX, np.uint8), geometry=AXIAL))
+    moved = replace(AXIAL, origin_mm_LPS=(0.0, 0.0, 1.0))
+    assert "1.00 mm from" in refusal(blobs_on(moved))
+
+
+@pytest.mark.real_data
+@pytest.mark.parametrize(
+    "folder",
+    [
+        "mr_brain_dicom/PGBM-003_IBDelta_FLAIRreg",
+        "mr_brain_dicom/PGBM-003_HCropVolume",
+        "lidc_0003/dicom",
+        "deid/mr_series",
+    ],
+)
+def test_real_series_take_a_segmentation_that_validates_and_comes_back(
+    folder: str, real_data: Path, tmp_path: Path, protocol: Protocol
+) -> None:
+    series = read_series(scan(real_data / folder)[0].files)
+    label = blobs_on(series.volume.geometry)
+    written = saved(seg_from_label(label, series.sources, protocol, object_of("real"), algorithm=ALGORITHM), tmp_path)
+    assert dciodvfy_errors(written) == []
+    assert np.array_equal(label_from_seg(dcmread(written), protocol, series.sources).array_ZYX, label.array_ZYX)
+
+
+@pytest.mark.real_data
+def test_segmentations_of_other_makers_land_where_highdicom_puts_them(real_data: Path, protocol: Protocol) -> None:
+    """One liver by Siemens syngo.via, dcmqi and 3D Slicer; the last one's file has no preamble."""
+    ct = read_series(scan(real_data / "seg_interop" / "quantitativereporting" / "ct")[0].files)
+    seg = dcmread(real_data / "seg_interop" / "dcmqi" / "segmentations" / "liver.dcm")
+    structure = protocol.structures[0]
+    type_item = seg.SegmentSequence[0].SegmentedPropertyTypeCodeSequence[0]
+    code = replace(structure.type, scheme=str(type_item.CodingSchemeDesignator), value=str(type_item.CodeValue))
+    liver = replace(protocol, structures=(replace(structure, type=code, modifier=None, value=7), *protocol.structures[1:]))
+    ours = label_from_seg(seg, liver, ct.volume.geometry)
+    theirs = hd.seg.Segmentation.from_dataset(seg).get_pixels_by_source_instance(
+        [str(source.SOPInstanceUID) for source in ct.sources],
+        combine_segments=True,
+        assert_missing_frames_are_empty=True,
+        ignore_spatial_locations=True,
+    )
+    assert np.array_equal(ours.array_ZYX, 7 * theirs)
+    assert ours.array_ZYX.any()
+
+
+def saved(seg: Dataset, folder: Path) -> Path:
+    path = folder / "seg.dcm"
+    seg.save_as(path)
+    return path
+
+
+def shift(seg: Dataset, by_mm: float) -> None:
+    for groups in seg.PerFrameFunctionalGroupsSequence:
+        position = groups.PlanePositionSequence[0]
+        x, y, z = position.ImagePositionPatient
+        position.ImagePositionPatient = [x + by_mm, y, z]

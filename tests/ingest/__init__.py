@@ -1,0 +1,1 @@
+"""Taking images in without identifiers."""

@@ -1,0 +1,1 @@
+"""The whole loop, and what a crash in the middle of it leaves behind."""

@@ -1,0 +1,34 @@
+"""Jobs wait, are found, are started once however often they are asked for, and can be cancelled."""
+
+from apps.jobs import TRAINING_QUEUE, Jobs, sole_worker
+from apps.settings import Site
+
+
+def test_a_job_asked_for_twice_is_one_job(site: Site) -> None:
+    jobs = Jobs(site)
+    for _ in range(2):
+        jobs.start("train", TRAINING_QUEUE, "train-once", protocol="hippocampus")
+    assert [job.id for job in jobs.active("train")] == ["train-once"]
+    assert jobs.progress("train-once") is None
+    jobs.close()
+
+
+def test_a_cancelled_job_is_no_longer_active(site: Site) -> None:
+    jobs = Jobs(site)
+    jobs.start("train", TRAINING_QUEUE, "train-1", protocol="hippocampus")
+    jobs.cancel("train-1")
+    job = jobs.find("train-1")
+    assert job is not None
+    assert job.state == "CANCELLED"
+    assert jobs.active("train") == []
+    assert jobs.find("never") is None
+    jobs.close()
+
+
+def test_a_site_has_one_worker_at_a_time(site: Site) -> None:
+    with sole_worker(site) as first:
+        assert first
+        with sole_worker(site) as second:
+            assert not second
+    with sole_worker(site) as again:
+        assert again

@@ -1,0 +1,101 @@
+"""Everything is up after one command, comes back when it falls, and is gone after Ctrl-C."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from apps.serve import ServeError, serving
+from apps.settings import Site
+from labeling_protocols.store import Store
+from tests.ports import with_free_ports
+
+LIMIT_S = 120
+
+
+def until(condition: Callable[[], bool], what: str) -> None:
+    deadline = time.monotonic() + LIMIT_S
+    while not condition():
+        assert time.monotonic() < deadline, f"waited {LIMIT_S} s for {what}"
+        time.sleep(0.1)
+
+
+def status_of(url: str) -> int:
+    with urllib.request.urlopen(url, timeout=10) as response:
+        return response.status
+
+
+def alive(pid: int) -> bool:
+    try:
+        return "zombie" not in Path(f"/proc/{pid}/status").read_text()
+    except FileNotFoundError:
+        return False
+
+
+@pytest.mark.slow
+def test_a_fallen_service_comes_back(site: Site, store: Store) -> None:
+    site = with_free_ports(site)
+    said: list[str] = []
+    with serving(site, said.append) as supervisor:
+        for url in (
+            f"http://127.0.0.1:{site.config.web.port}/healthz",
+            f"http://127.0.0.1:{site.config.mlflow.port}/health",
+        ):
+            assert status_of(url) == 200
+        before = supervisor.process_ids()
+        for name in ("worker", "web"):
+            os.kill(before[name], signal.SIGKILL)
+        until(lambda: set(supervisor.process_ids().values()).isdisjoint({before["worker"], before["web"]}), "restarts")
+        until(lambda: (site.root / "logs" / "worker.log").read_text().count("worker: ready") == 2, "the new worker")
+        until(lambda: _answers(f"http://127.0.0.1:{site.config.web.port}/healthz"), "the new web server")
+        after = supervisor.process_ids()
+    assert len(said) == 2
+    assert [name for name, pid in after.items() if alive(pid)] == []
+
+
+def _answers(url: str) -> bool:
+    try:
+        return status_of(url) == 200
+    except OSError:
+        return False
+
+
+@pytest.mark.slow
+def test_ctrl_c_stops_all_of_it(site: Site, store: Store) -> None:
+    site = with_free_ports(site)
+    served = subprocess.Popen(
+        [sys.executable, "-m", "apps.command", "serve", "--site", str(site.root)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    assert served.stdout is not None
+    lines = []
+    for line in served.stdout:
+        lines.append(line)
+        if "Ctrl-C" in line:
+            break
+    served.send_signal(signal.SIGINT)
+    rest = served.stdout.read()
+    assert served.wait(LIMIT_S) == 0, "".join(lines) + rest
+    for port in (site.config.web.port, site.config.mlflow.port, site.config.dicom.port):
+        with socket.socket() as probe:
+            assert probe.connect_ex(("127.0.0.1", port)) != 0
+    assert "Stopped." in rest
+
+
+def test_a_port_in_use_is_named_and_nothing_is_started(site: Site) -> None:
+    site = with_free_ports(site)
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", site.config.web.port))
+        taken.listen()
+        with pytest.raises(ServeError, match=f"web: 127.0.0.1:{site.config.web.port} is in use"), serving(site):
+            pytest.fail("it was started all the same")
+    assert not (site.root / "logs").exists()

@@ -1,0 +1,186 @@
+"""Signed MONAI bundles: the parts of a trained model in, one zip out; a zip in, a verified `Bundle` or a `BundleError` out.
+
+A bundle is code (its configuration names classes to build), so `open_bundle` parses nothing of it before the Ed25519
+signature over the manifest holds, every file has the manifest's digest, and the zip is byte for byte what this module
+writes. Zips are deterministic: the same parts give the same bytes.
+"""
+
+import hashlib
+import io
+import json
+import re
+import shutil
+import stat
+import tempfile
+import zipfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from cryptography.exceptions import InvalidSignature
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
+
+from labeling_protocols.blobs import write_durably
+
+METADATA = "configs/metadata.json"
+CONFIG = "configs/inference.json"
+WEIGHTS = "models/model.safetensors"
+MANIFEST = "manifest.json"
+SIGNATURE = "manifest.sig"
+REQUIRED = ("LICENSE", METADATA, CONFIG, "models/model.pt", WEIGHTS, "docs/README.md")
+
+_NAME = re.compile(r"^[A-Za-z0-9][A-Za-z0-9_.-]*(/[A-Za-z0-9][A-Za-z0-9_.-]*)*$")
+_MOMENT = (1980, 1, 1, 0, 0, 0)  # the zip format's earliest; a real one would change the bytes
+
+
+class BundleError(RuntimeError):
+    """A bundle that cannot be trusted or used; nothing of it was loaded."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Bundle:
+    """A verified bundle: `folder` holds its files, `digests` their SHA-256 by name within it."""
+
+    path: Path
+    sha256: str
+    folder: Path
+    digests: Mapping[str, str]
+    metadata: Mapping[str, Any]
+
+    @property
+    def name(self) -> str:
+        """Model and version, as results and prelabels carry it: 'hippocampus-segmentation 1.0.3'."""
+        return f"{self.metadata['name']} {self.metadata['version']}"
+
+    def read(self, name: str) -> bytes:
+        """The bytes of one file, checked against the signed manifest once more as they are read."""
+        try:
+            content = (self.folder / name).read_bytes()
+        except OSError as error:
+            raise BundleError(
+                f"{name} of the unpacked bundle cannot be read ({error.strerror}). It was not loaded."
+            ) from error
+        if hashlib.sha256(content).hexdigest() != self.digests.get(name):
+            raise BundleError(f"{name} was changed after its bundle was unpacked. It was not loaded.")
+        return content
+
+
+def write_bundle(parts: Mapping[str, bytes], *, name: str, folder: Path, signing_key: Ed25519PrivateKey) -> Path:
+    """Sign the parts (file name to content) and write `folder/<sha256>.zip`; the zip unpacks into the folder `name`."""
+    for required in REQUIRED:
+        if required not in parts:
+            raise BundleError(f"a bundle needs {required}, which was not given. No bundle was written.")
+    manifest = json.dumps({n: hashlib.sha256(parts[n]).hexdigest() for n in sorted(parts)}, indent=1).encode()
+    content = _zip(name, {**parts, MANIFEST: manifest, SIGNATURE: signing_key.sign(manifest)})
+    path = folder / f"{hashlib.sha256(content).hexdigest()}.zip"
+    if not path.exists() or hashlib.sha256(path.read_bytes()).hexdigest() != path.stem:
+        write_durably(path, content)
+    return path
+
+
+def open_bundle(path: Path, public_key: Ed25519PublicKey) -> Bundle:
+    """Verify a bundle and unpack it beside itself, under `unpacked/<sha256>/`.
+
+    Raises `BundleError` where it is unsigned, signed by another key, or differs in any byte from what was signed.
+    """
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise BundleError(f"bundle {path.name} cannot be read ({error.strerror}). Nothing was loaded.") from error
+    name, files = _files(content)
+    digests = _verified_digests(name, files, content, public_key)
+    try:
+        metadata = json.loads(files[METADATA])
+    except ValueError as error:
+        raise BundleError(f"{METADATA} is signed but is not JSON: {error}. Nothing was loaded.") from error
+    sha256 = hashlib.sha256(content).hexdigest()
+    folder = _unpack(files, path.parent / "unpacked" / sha256, name)
+    return Bundle(path=path, sha256=sha256, folder=folder, digests=digests, metadata=metadata)
+
+
+def _files(content: bytes) -> tuple[str, dict[str, bytes]]:
+    """The zip's folder name and its files, every entry's name checked before one is read."""
+    try:
+        with zipfile.ZipFile(io.BytesIO(content)) as archive:
+            entries = archive.infolist()
+            names = [_safe_name(entry) for entry in entries]
+            roots = {name.parts[0] for name in names}
+            if len(roots) != 1:
+                raise BundleError(f"a bundle unpacks into one folder, found {len(roots)}. Nothing was unpacked.")
+            files = {"/".join(name.parts[1:]): archive.read(entry) for name, entry in zip(names, entries, strict=True)}
+    except (zipfile.BadZipFile, NotImplementedError, EOFError, ValueError, OverflowError) as error:
+        raise BundleError(f"not a zip file that can be read: {error}. Nothing was loaded.") from error
+    if len(files) != len(names):
+        raise BundleError("a file stands in the bundle twice. Nothing was unpacked.")
+    return roots.pop(), files
+
+
+def _safe_name(entry: zipfile.ZipInfo) -> PurePosixPath:
+    name = PurePosixPath(entry.filename)
+    kind = stat.S_IFMT(entry.external_attr >> 16)
+    if not _NAME.match(entry.filename) or ".." in name.parts or len(name.parts) < 2 or kind not in (0, stat.S_IFREG):
+        raise BundleError(f"unsafe entry {entry.filename[:80]!r} in the bundle. Nothing was unpacked.")
+    if entry.compress_type != zipfile.ZIP_STORED or entry.flag_bits & 0x1:
+        raise BundleError(
+            f"entry {entry.filename[:80]!r} is compressed or encrypted; bundles store. Nothing was unpacked."
+        )
+    return name
+
+
+def _verified_digests(
+    name: str, files: Mapping[str, bytes], content: bytes, public_key: Ed25519PublicKey
+) -> dict[str, str]:
+    """The signed manifest's digests; raises unless they are exactly those of the files and the zip is what we write."""
+    for required in (MANIFEST, SIGNATURE):
+        if required not in files:
+            raise BundleError(f"the bundle is not signed: it has no {required}. Nothing was loaded.")
+    try:
+        public_key.verify(files[SIGNATURE], files[MANIFEST])
+    except InvalidSignature as error:
+        raise BundleError(
+            "the bundle's signature does not hold: it was changed, or signed with another key. Nothing was loaded."
+        ) from error
+    digests: dict[str, str] = json.loads(files[MANIFEST])
+    found = set(files) - {MANIFEST, SIGNATURE}
+    if found != set(digests):
+        differing = ", ".join(sorted(found ^ set(digests)))
+        raise BundleError(f"files of the bundle and of its manifest differ: {differing}. Nothing was loaded.")
+    for file, digest in digests.items():
+        if hashlib.sha256(files[file]).hexdigest() != digest:
+            raise BundleError(f"{file} was changed after the bundle was signed. Nothing was loaded.")
+    for required in REQUIRED:
+        if required not in digests:
+            raise BundleError(f"the bundle has no {required}. Nothing was loaded.")
+    if _zip(name, files) != content:
+        raise BundleError("the zip holds bytes that were not signed. Nothing was loaded.")
+    return digests
+
+
+def _zip(name: str, files: Mapping[str, bytes]) -> bytes:
+    """Stored, sorted, undated and with fixed attributes: a function of the names and contents alone."""
+    content = io.BytesIO()
+    with zipfile.ZipFile(content, "w", zipfile.ZIP_STORED) as archive:
+        for file in sorted(files):
+            entry = zipfile.ZipInfo(f"{name}/{file}", date_time=_MOMENT)
+            entry.create_system = 3  # Unix, wherever it is written
+            entry.external_attr = (stat.S_IFREG | 0o644) << 16
+            archive.writestr(entry, files[file])
+    return content.getvalue()
+
+
+def _unpack(files: Mapping[str, bytes], target: Path, name: str) -> Path:
+    """Write the verified files under `target/name`, whole or not at all; done already where it is there."""
+    if not target.exists():
+        target.parent.mkdir(parents=True, exist_ok=True)
+        temporary = Path(tempfile.mkdtemp(dir=target.parent, prefix=".unpacking-"))
+        try:
+            for file, content in files.items():
+                (temporary / name / file).parent.mkdir(parents=True, exist_ok=True)
+                write_durably(temporary / name / file, content)
+            temporary.rename(target)  # fails where another process was first, and left the same files
+        except OSError:
+            shutil.rmtree(temporary, ignore_errors=True)
+            if not target.exists():
+                raise
+    return target / name

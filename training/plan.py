@@ -1,0 +1,213 @@
+"""How to train: a snapshot's fingerprint in, a `Plan` out; every value of it can be overridden and is kept with the run.
+
+The rules follow nnU-Net (Isensee et al., Nature Methods 2021): the median spacing, a patch as near to the whole volume as
+memory allows, and as many downsamplings as the patch bears. Axes are those of the volume turned to RAS.
+"""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from enum import StrEnum
+from typing import Annotated, Any
+
+import nibabel as nib
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic.dataclasses import dataclass
+
+from labeling_protocols.geometry import Geometry, Volume
+
+_STRICT = ConfigDict(extra="forbid")
+_Positive = Annotated[float, Field(gt=0)]
+_Count = Annotated[int, Field(ge=1)]
+_Spacing = tuple[_Positive, _Positive, _Positive]
+_Size = tuple[_Count, _Count, _Count]
+
+PATCH_VOXELS_MAX = 64**3  # keeps a step of the default network within a few seconds on two cores and within 2 GB
+_DOWNSAMPLINGS_MAX = 5
+_EDGE_MIN = 4  # voxels that the coarsest feature map keeps along each axis
+_CHANNELS = (16, 32, 64, 128, 192, 256)
+_PATCHES_SHOWN = 5400  # cases × epochs; on two cores a few minutes for volumes of 50³
+_EPOCHS = (40, 400)
+
+
+class PlanError(ValueError):
+    """An override that names no value of a plan, or gives it an impossible one."""
+
+
+class Normalisation(StrEnum):
+    """What makes intensities comparable."""
+
+    ZSCORE = "zscore"  # each image by its own mean and deviation: MR has no unit
+    CT = "ct"  # clipped to, and scaled by, what the training images' structures show: Hounsfield units are absolute
+
+
+class Precision(StrEnum):
+    FP32 = "fp32"
+    BF16 = "bf16"
+
+
+@dataclass(frozen=True, kw_only=True, config=_STRICT)
+class Fingerprint:
+    """What a plan depends on, over the training cases; intensities are those inside structures."""
+
+    cases: _Count
+    spacing_mm_RAS: _Spacing
+    shape_max_RAS: _Size
+    intensity_mean: float
+    intensity_std: float
+    intensity_low: float
+    intensity_high: float
+
+
+@dataclass(frozen=True, kw_only=True, config=_STRICT)
+class Plan:
+    """Everything that decides a training besides its data.
+
+    `values` are voxel values by network channel, background first. `strides` are those of each stage, the first of 1.
+    """
+
+    values: tuple[int, ...]
+    spacing_mm_RAS: _Spacing
+    patch_RAS: _Size
+    normalisation: Normalisation
+    intensity_mean: float
+    intensity_std: _Positive
+    intensity_low: float
+    intensity_high: float
+    network: str
+    channels: Annotated[tuple[_Count, ...], Field(min_length=3)]
+    strides: Annotated[tuple[_Size, ...], Field(min_length=3)]
+    batch: _Count
+    epochs: _Count
+    learning_rate: _Positive
+    weight_decay: Annotated[float, Field(ge=0)]
+    validate_every: _Count
+    precision: Precision
+    window_overlap: Annotated[float, Field(ge=0, lt=1)]
+    seed: int
+
+    def as_json(self) -> str:
+        return _ADAPTER.dump_json(self, indent=2).decode() + "\n"
+
+    @classmethod
+    def from_json(cls, text: str) -> "Plan":
+        return _ADAPTER.validate_json(text)
+
+
+_ADAPTER: TypeAdapter[Plan] = TypeAdapter(Plan)
+
+
+def take_fingerprint(images: Sequence[Volume], labels: Sequence[Volume]) -> Fingerprint:
+    """The fingerprint of training cases; an image and its label stand at the same place."""
+    grids = [canonical_grid(image.geometry) for image in images]
+    spacing_mm = np.median([spacing for _, spacing in grids], axis=0)
+    shapes = [np.ceil(np.multiply(shape, spacing) / spacing_mm) for shape, spacing in grids]
+    inside = np.concatenate([_inside(image, label) for image, label in zip(images, labels, strict=True)])
+    low, high = np.percentile(inside, (0.5, 99.5))
+    return Fingerprint(
+        cases=len(images),
+        spacing_mm_RAS=_three(spacing_mm),
+        shape_max_RAS=tuple(int(n) for n in np.max(shapes, axis=0)),  # type: ignore[arg-type]  # three axes
+        intensity_mean=float(inside.mean()),
+        intensity_std=float(inside.std()),
+        intensity_low=float(low),
+        intensity_high=float(high),
+    )
+
+
+def make_plan(
+    fingerprint: Fingerprint, *, values: Sequence[int], modality: str, precision: Precision, **overrides: Any
+) -> Plan:
+    """The plan for this fingerprint; `values` are the structures' voxel values, `overrides` replace what it says."""
+    patch, strides = _patch_and_strides(fingerprint.shape_max_RAS, fingerprint.spacing_mm_RAS)
+    low, high = _EPOCHS
+    plan = Plan(
+        values=(0, *values),
+        spacing_mm_RAS=fingerprint.spacing_mm_RAS,
+        patch_RAS=patch,
+        normalisation=Normalisation.CT if modality == "CT" else Normalisation.ZSCORE,
+        intensity_mean=fingerprint.intensity_mean,
+        intensity_std=fingerprint.intensity_std or 1.0,
+        intensity_low=fingerprint.intensity_low,
+        intensity_high=fingerprint.intensity_high,
+        network="UNet",
+        channels=_CHANNELS[: len(strides)],
+        strides=strides,
+        batch=2,
+        epochs=min(max(_PATCHES_SHOWN // fingerprint.cases, low), high),
+        learning_rate=2e-3,
+        weight_decay=1e-2,
+        validate_every=10,
+        precision=precision,
+        window_overlap=0.5,
+        seed=20,
+    )
+    return override(plan, overrides)
+
+
+def override(plan: Plan, values: Mapping[str, Any]) -> Plan:
+    """The plan with these values instead of its own; raises `PlanError` naming what cannot be."""
+    known = [field.name for field in dataclasses.fields(plan)]
+    for name in values:
+        if name not in known:
+            raise PlanError(f"a plan has no value {name!r}; it has {', '.join(known)}. Nothing was trained.")
+    try:
+        return _ADAPTER.validate_python({**_ADAPTER.dump_python(plan), **values})
+    except ValidationError as error:
+        found = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}, found {e['input']!r}" for e in error.errors())
+        raise PlanError(f"the plan's overrides cannot be: {found}. Nothing was trained.") from error
+
+
+def canonical_grid(geometry: Geometry) -> tuple[tuple[int, ...], tuple[float, ...]]:
+    """Shape and spacing (mm) along R, A and S of a grid turned to RAS."""
+    to_RAS = nib.orientations.io_orientation(geometry.affine_RAS())[:, 0].astype(int)
+    order = np.argsort(to_RAS)
+    shape = np.asarray(geometry.shape_ZYX[::-1])[order]
+    spacing_mm = np.asarray(geometry.spacing_mm_XYZ)[order]
+    return tuple(int(n) for n in shape), tuple(float(s) for s in spacing_mm)
+
+
+def _inside(image: Volume, label: Volume) -> NDArray[np.float64]:
+    """Intensities of at most 10,000 voxels inside structures, evenly spread."""
+    voxels = image.array_ZYX[label.array_ZYX > 0]
+    return voxels[:: max(1, voxels.size // 10_000)].astype(np.float64)
+
+
+def _patch_and_strides(shape: _Size, spacing_mm: _Spacing) -> tuple[_Size, tuple[_Size, ...]]:
+    """The largest patch within the voxel limit, its longest axis cut first, and how each stage divides it.
+
+    An axis is left alone while its spacing is more than twice the finest one: 5 mm slices are not pooled like 1 mm pixels.
+    """
+    patch = np.asarray(shape, dtype=int)
+    while True:
+        strides = _strides(patch, np.asarray(spacing_mm))
+        factor = np.prod(strides, axis=0)
+        padded = np.maximum(np.ceil(patch / factor).astype(int) * factor, factor)
+        if padded.prod() <= PATCH_VOXELS_MAX:
+            return _sizes(padded), tuple(_sizes(stride) for stride in strides)
+        longest = int(np.argmax(padded * np.asarray(spacing_mm)))
+        patch = np.minimum(patch, padded)
+        patch[longest] = max(patch[longest] - factor[longest], 1)
+
+
+def _strides(patch: NDArray[Any], spacing_mm: NDArray[Any]) -> list[NDArray[Any]]:
+    size, spacing, strides = patch.astype(float), spacing_mm.copy(), [np.ones(3, dtype=int)]
+    while len(strides) <= _DOWNSAMPLINGS_MAX:
+        halve = (size / 2 >= _EDGE_MIN) & (spacing <= 2 * spacing.min())
+        if not halve.any():
+            break
+        stride = np.where(halve, 2, 1)
+        size, spacing = size / stride, spacing * stride
+        strides.append(stride)
+    return strides
+
+
+def _sizes(values: NDArray[Any]) -> _Size:
+    x, y, z = (int(n) for n in values)
+    return (x, y, z)
+
+
+def _three(values: NDArray[Any]) -> _Spacing:
+    x, y, z = (round(float(v), 4) for v in values)
+    return (x, y, z)
