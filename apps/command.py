@@ -28,7 +28,12 @@ if TYPE_CHECKING:
 
 # Heavy modules (torch, MLflow, DBOS) are imported by the commands that need them, so that the others answer at once.
 
-app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help="Annotate, adjudicate, train and serve.")
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    help="Annotate, adjudicate, train and serve.",
+)
 account_app = typer.Typer(no_args_is_help=True, help="Make and change accounts.")
 protocol_app = typer.Typer(no_args_is_help=True, help="Add and list labelling protocols.")
 app.add_typer(account_app, name="account")

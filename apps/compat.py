@@ -1,7 +1,7 @@
 """Mends what monailabel 0.8.5 needs before it can be imported beside current libraries; called first, and idempotent.
 
-Enters: the installed packages. Leaves: an importable monailabel, or a `CompatError` that says which package is wrong and
-what to do about it. Worker processes call it too.
+Enters: the installed packages. Leaves: an importable monailabel, or a `CompatError` that says which package is wrong
+and what to do about it. Worker processes call it too.
 """
 
 import importlib.util
@@ -83,7 +83,7 @@ def _give_pydicom_seg_its_module() -> None:
 
 
 def _declare_torchvision_operators() -> None:
-    """torchvision's CUDA wheel on a CPU torch stops at an operator it cannot find; declared, it is simply never called."""
+    """torchvision's CUDA wheel on a CPU torch stops at an operator it cannot find; declared, it is never called."""
     import torch
 
     if torch.version.cuda is not None or _operators_exist("nms"):

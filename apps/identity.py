@@ -25,7 +25,7 @@ CSRF_HEADER = "x-csrf-token"
 CSRF_FIELD = "csrf"
 
 _ADDRESS = "/u/"
-_SECRET = "overread.address"
+_SECRET = "overread.address"  # noqa: S105  a key of the ASGI scope
 _SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
 
 access_log = logging.getLogger("overread.access")
@@ -123,6 +123,11 @@ def same_origin(request: Request) -> bool:
     )
 
 
+def at_address(request: Request) -> bool:
+    """Whether this came to a personal address."""
+    return _SECRET in request.scope
+
+
 class IdentityMiddleware:
     """Takes `/u/<secret>` off the path, logs each request without secrets, and sets headers every answer carries."""
 
@@ -155,7 +160,7 @@ class IdentityMiddleware:
 _HEADERS = [
     (b"x-content-type-options", b"nosniff"),
     (b"x-frame-options", b"DENY"),
-    (b"referrer-policy", b"no-referrer"),
+    (b"referrer-policy", b"same-origin"),  # `no-referrer` would make browsers send forms with Origin: null
 ]
 
 

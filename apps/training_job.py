@@ -1,7 +1,7 @@
-"""Training as a durable job: a protocol in, a registered version out, whoever asks and however often the worker dies.
+"""Training as a durable job: a protocol in, a registered version out, however often the worker dies.
 
-`register` declares the workflow in a worker; `start_training` asks for one from any process. Each step keeps what it made,
-so a worker that takes the job over goes on where the last one was.
+`register` declares the workflow in a worker; `start_training` asks for one from any process. Each step keeps what it
+made, so a worker that takes the job over goes on where the last one was.
 """
 
 import time
@@ -13,7 +13,7 @@ from typing import Any
 
 from dbos import DBOS
 
-from apps.jobs import TRAINING_QUEUE, Jobs, report_progress
+from apps.jobs import TRAINING_QUEUE, Jobs, cancelled, report_progress
 from apps.settings import Site
 from labeling_protocols.store import Store
 from training.pipeline import Workplace, assess, release, take_snapshot, train
@@ -38,12 +38,12 @@ def register(site: Site) -> None:
     @DBOS.step(name="train.fit")
     def fit_step(job: str) -> str:
         with _workplace(site) as place:
-            return train(place, job, tell=report_progress, cancelled=_cancelled(job))
+            return train(place, job, tell=report_progress, cancelled=_cancelled())
 
     @DBOS.step(name="train.assess")
     def assess_step(job: str) -> None:
         with _workplace(site) as place:
-            assess(place, job, tell=report_progress, cancelled=_cancelled(job))
+            assess(place, job, tell=report_progress, cancelled=_cancelled())
 
     @DBOS.step(name="train.release")
     def release_step(job: str) -> dict[str, Any]:
@@ -90,15 +90,14 @@ def _workplace(site: Site) -> Iterator[Workplace]:
         store.close()
 
 
-def _cancelled(job: str) -> Callable[[], bool]:
-    """Whether somebody cancelled the job, asked of the job database once a second at most."""
-    asked, answer = 0.0, False
+def _cancelled() -> Callable[[], bool]:
+    """Whether somebody cancelled this job, asked of the job database once in `_CANCEL_POLL_S` at most."""
+    asked, answer = -_CANCEL_POLL_S, False
 
-    def cancelled() -> bool:
+    def poll() -> bool:
         nonlocal asked, answer
         if not answer and time.monotonic() - asked > _CANCEL_POLL_S:
-            status = DBOS.get_workflow_status(job)
-            asked, answer = time.monotonic(), status is not None and status.status == "CANCELLED"
+            asked, answer = time.monotonic(), cancelled()
         return answer
 
-    return cancelled
+    return poll

@@ -33,7 +33,9 @@ class Blobs:
         digest = hashlib.sha256(content).hexdigest()
         path = self.path(digest)
         if not path.exists():
-            path.parent.mkdir(exist_ok=True)
+            if not path.parent.exists():
+                path.parent.mkdir(exist_ok=True)
+                _fsync(self.root)
             write_durably(path, content)
         return digest
 

@@ -22,7 +22,6 @@ from labeling_protocols.pseudonyms import keyed_uid
 from labeling_protocols.series import geometry_of
 
 MANUFACTURER = "Overread"
-LABELMAP_SEGMENTATION_STORAGE = "1.2.840.10008.5.1.4.1.1.66.7"
 
 # Patient and General Study module (PS3.3 C.7.1.1, C.7.2.1): must be there, may be empty.
 _TYPE_2 = (

@@ -87,7 +87,7 @@ def volumes_from_sr(report: Dataset) -> dict[str, float]:
             measured = item.MeasuredValueSequence[0]
             unit = str(measured.MeasurementUnitsCodeSequence[0].CodeValue)
             if unit.lower() != "ml" or name is None:
-                raise SrError(f"a volume in {unit} of {name or 'something unnamed'}; mL of a named structure was expected")
+                raise SrError(f"a volume in {unit} of {name or 'something unnamed'}; mL of a structure was expected")
             volumes[name] = float(measured.NumericValue)
     if not volumes:
         raise SrError("the report has no measurement group with a volume")

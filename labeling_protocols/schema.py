@@ -165,7 +165,7 @@ received_instances = Table(
     Column("series", String(64), nullable=False, index=True),
     Column("study", String(64), nullable=False),
     Column("instance", String(64), nullable=False),
-    Column("received", _MOMENT, nullable=False),
+    Column("received", _MOMENT, nullable=False, index=True),
 )
 
 # What the endpoint returned for a series; `instances` is the digest over the slices it was made from.

@@ -162,7 +162,7 @@ def _values(path: Path, header: Dataset) -> NDArray[np.generic]:
 
 
 def _values_by_itk(path: Path, header: Dataset, syntax: UID) -> NDArray[np.generic]:
-    """What ITK's GDCM makes of a slice: it knows JPEG Lossless, and JPEG-LS in several fragments; it rescales itself."""
+    """What ITK's GDCM makes of a slice: it knows JPEG Lossless and fragmented JPEG-LS, and rescales itself."""
     try:
         values = sitk.GetArrayFromImage(sitk.ReadImage(str(path)))
     except RuntimeError as error:

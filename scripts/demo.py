@@ -342,16 +342,16 @@ class Demo:
         self.report["missed"] = sum(value is None for values in distances.values() for value in values)
 
     def endpoint(self, site: Site, pair: Pair, destination: "Destination") -> None:
-        """One unseen case as a DICOM series, slices shuffled, to the endpoint; SEG and SR awaited at the destination."""
+        """One unseen case as a DICOM series, slices shuffled, to the endpoint; await SEG and SR at the destination."""
         image, reference = read_volume(pair.image), read_volume(pair.label)
         folder = self.out / "series"
         shutil.rmtree(folder, ignore_errors=True)
         identity = SeriesIdentity(
             patient_id="DEMO-1",
             patient_name="Demo^Patient",
-            study_uid=generate_uid(),
-            series_uid=generate_uid(),
-            frame_of_reference_uid=generate_uid(),
+            study_uid=generate_uid(prefix=None),
+            series_uid=generate_uid(prefix=None),
+            frame_of_reference_uid=generate_uid(prefix=None),
         )
         paths = write_series(image, folder, identity, shuffle=self.seed)
         started = time.monotonic()
@@ -506,13 +506,13 @@ def send(paths: list[Path], site: Site) -> None:
 
 
 def perturbed(protocol: Protocol, reference: NDArray[np.generic], noise: np.random.Generator) -> NDArray[np.uint8]:
-    """A simulated reader's outline: boundaries moved smoothly by about a voxel, and now and then a gross slip."""
+    """A simulated reader's outline: boundaries moved smoothly by about half a voxel, now and then a gross slip."""
     shift = [ndimage.gaussian_filter(noise.normal(size=reference.shape), 4) for _ in range(3)]
-    scale = [0.9 * field / (field.std() + 1e-9) for field in shift]
+    scale = [0.6 * field / (field.std() + 1e-9) for field in shift]
     grid = np.meshgrid(*(np.arange(n) for n in reference.shape), indexing="ij")
     slip = np.zeros(3)
     if noise.random() < 0.12:
-        slip = noise.normal(0, 2.5, 3)
+        slip = noise.normal(0, 2.0, 3)
     where = [axis + field + offset for axis, field, offset in zip(grid, scale, slip, strict=True)]
     moved = ndimage.map_coordinates(reference.astype(np.uint8), where, order=0, mode="nearest")
     outlined: NDArray[np.uint8] = moved.astype(np.uint8)

@@ -16,13 +16,16 @@ from pynetdicom.events import Event
 from pynetdicom.sop_class import Verification
 from sqlalchemy.exc import OperationalError
 
+from apps.dicom_logs import keep_values_out_of_logs
 from apps.endpoint.deliver import send_at_once
 from apps.endpoint.inbox import Inbox, UnusableInstanceError
 from apps.endpoint.results import has_result
 from apps.jobs import INFERENCE_QUEUE, Jobs
 from apps.settings import Site
-from labeling_protocols.dicom_seg import LABELMAP_SEGMENTATION_STORAGE
 from labeling_protocols.store import Store, now
+
+# pynetdicom's own list of storage classes came to have it only lately.
+LABELMAP_SEGMENTATION_STORAGE = "1.2.840.10008.5.1.4.1.1.66.7"
 
 WORKFLOW = "infer_series"
 
@@ -39,6 +42,10 @@ _LOOK_BACK = timedelta(seconds=30)
 _log = logging.getLogger(__name__)
 
 
+class ListenError(RuntimeError):
+    """An address the endpoint cannot listen on; nothing was started."""
+
+
 class Receiver:
     """A running storage provider with its watcher; use it as a context."""
 
@@ -53,15 +60,16 @@ class Receiver:
     def __enter__(self) -> "Receiver":
         config = self._site.config.dicom
         entity = _entity(config.ae_title)
-        self._server = entity.start_server(
-            (config.host, config.port),
-            block=False,
-            evt_handlers=[
-                (evt.EVT_C_ECHO, lambda _: SUCCESS),
-                (evt.EVT_C_STORE, self._handle_store),
-                (evt.EVT_CONN_OPEN, send_at_once),
-            ],
-        )
+        handlers = [
+            (evt.EVT_C_ECHO, lambda _: SUCCESS),
+            (evt.EVT_C_STORE, self._handle_store),
+            (evt.EVT_CONN_OPEN, send_at_once),
+        ]
+        try:
+            self._server = entity.start_server((config.host, config.port), block=False, evt_handlers=handlers)
+        except OSError as error:
+            where = f"{config.host}:{config.port}"
+            raise ListenError(f"cannot listen on {where} ({error.strerror}); nothing was started") from error
         self._watcher.start()
         return self
 
@@ -122,14 +130,17 @@ def main() -> None:
     parser.add_argument("--site", type=Path, required=True)
     site = Site(parser.parse_args().site)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
-    logging.getLogger("pynetdicom").setLevel(logging.CRITICAL)  # it prints data sets, and patients with them
+    keep_values_out_of_logs()
     ended = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: ended.set())
     config = site.config.dicom
-    with Receiver(site):
-        print(f"endpoint: ready, {config.ae_title} on {config.host}:{config.port}", flush=True)
-        ended.wait()
+    try:
+        with Receiver(site):
+            print(f"endpoint: ready, {config.ae_title} on {config.host}:{config.port}", flush=True)
+            ended.wait()
+    except ListenError as error:
+        raise SystemExit(f"endpoint: {error}") from error
 
 
 def _entity(ae_title: str) -> AE:

@@ -13,10 +13,8 @@ from typing import Any
 from dbos import DBOS, StepOptions
 from dbos import error as dbos_error
 from pydicom import Dataset
-from training.bundle import BundleError
-from training.inference import Predictor
-from training.registry import ModelVersion, NoChampionError, Registry
 
+from apps.dicom_logs import keep_values_out_of_logs
 from apps.endpoint.deliver import deliver
 from apps.endpoint.inbox import Arrived, Inbox
 from apps.endpoint.receiver import WORKFLOW
@@ -29,6 +27,9 @@ from labeling_protocols.protocol import Protocol
 from labeling_protocols.pseudonyms import keyed_uid
 from labeling_protocols.series import SeriesError, read_series, scan
 from labeling_protocols.store import Store, UnknownError
+from training.bundle import BundleError
+from training.inference import Predictor
+from training.registry import ModelVersion, NoChampionError, Registry
 
 _SEG_SERIES_NUMBER, _SR_SERIES_NUMBER = 9001, 9002
 _DELIVERY_ATTEMPTS = 6  # after 1, 2, 4, 8 and 16 times the interval
@@ -41,6 +42,7 @@ class _Refused(Exception):  # noqa: N818  not a fault: a series this endpoint do
 
 def register(site: Site) -> None:
     """Declare the workflow to DBOS; called once in the worker before it launches."""
+    keep_values_out_of_logs()
     endpoint = _Endpoint(site)
 
     @DBOS.workflow(name=WORKFLOW)

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from pydicom import dcmread
 
+from apps.dicom_logs import keep_values_out_of_logs
 from apps.ingest.deidentify import deidentified_bytes, new_uid, pseudonym_of
 from apps.settings import Site
 from labeling_protocols.blobs import write_durably
@@ -63,6 +64,7 @@ def ingest(
     """
     if not path.exists():
         raise IngestError("there is no such file or folder; nothing was read")
+    keep_values_out_of_logs()
     protocol = store.protocol(protocol_name)
     items = _items(store, site, path, protocol)
     added: list[str] = []

@@ -224,7 +224,8 @@ def test_segmentations_of_other_makers_land_where_highdicom_puts_them(real_data:
     structure = protocol.structures[0]
     type_item = seg.SegmentSequence[0].SegmentedPropertyTypeCodeSequence[0]
     code = replace(structure.type, scheme=str(type_item.CodingSchemeDesignator), value=str(type_item.CodeValue))
-    liver = replace(protocol, structures=(replace(structure, type=code, modifier=None, value=7), *protocol.structures[1:]))
+    as_liver = replace(structure, type=code, modifier=None, value=7)
+    liver = replace(protocol, structures=(as_liver, *protocol.structures[1:]))
     ours = label_from_seg(seg, liver, ct.volume.geometry)
     theirs = hd.seg.Segmentation.from_dataset(seg).get_pixels_by_source_instance(
         [str(source.SOPInstanceUID) for source in ct.sources],

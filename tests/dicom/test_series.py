@@ -62,9 +62,7 @@ def test_the_sources_come_in_the_order_of_the_volume_and_without_pixels(tmp_path
 @pytest.mark.parametrize("modality", ["MR", "CT"])
 def test_large_and_fractional_values_come_back_within_a_step_of_sixteen_bits(modality: str, tmp_path: Path) -> None:
     values = np.random.default_rng(5).uniform(-3.5, 1_700_000, AXIAL.shape_ZYX).astype(np.float32)
-    paths = write_series(
-        Volume(array_ZYX=values, geometry=AXIAL), tmp_path, identity_of("rescale"), modality=modality
-    )
+    paths = write_series(Volume(array_ZYX=values, geometry=AXIAL), tmp_path, identity_of("rescale"), modality=modality)
     read = read_series(paths).volume
     assert read.array_ZYX.dtype == np.float32
     assert np.abs(read.array_ZYX - values).max() <= 0.51 * 1_700_004 / 2**15
@@ -200,9 +198,7 @@ def test_enhanced_multi_frame_objects_are_refused_by_name(real_data: Path) -> No
 
 @pytest.mark.real_data
 @pytest.mark.parametrize("codec", ["MR1_JLSL", "MR1_J2KR", "MR1_JPLL", "MR1_RLE"])
-def test_lossless_codecs_give_the_voxels_of_the_uncompressed_slice(
-    codec: str, real_data: Path, tmp_path: Path
-) -> None:
+def test_lossless_codecs_give_the_voxels_of_the_uncompressed_slice(codec: str, real_data: Path, tmp_path: Path) -> None:
     def stack(name: str) -> Volume:
         paths = []
         for k in range(2):

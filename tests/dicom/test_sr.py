@@ -22,9 +22,7 @@ def report_on(series: Series, protocol: Protocol, *structures: int) -> tuple[Dat
     for value in structures:
         array[1:3, 1:4, 4 * value - 4 : 4 * value] = value
     label = Volume(array_ZYX=array, geometry=series.volume.geometry)
-    seg = (
-        seg_from_label(label, series.sources, protocol, object_of("seg"), algorithm=ALGORITHM) if structures else None
-    )
+    seg = seg_from_label(label, series.sources, protocol, object_of("seg"), algorithm=ALGORITHM) if structures else None
     return seg, sr_from_label(label, seg, series.sources, protocol, object_of("sr", 901), ALGORITHM)
 
 

@@ -40,7 +40,9 @@ def site_with_endpoint(root: Path, *, quiet_seconds: float = 0.5, destination: i
 
 
 @contextlib.contextmanager
-def association(site: Site, called: str = "OVERREAD", contexts: Sequence[tuple[str, str]] = ()) -> Iterator[Association]:
+def association(
+    site: Site, called: str = "OVERREAD", contexts: Sequence[tuple[str, str]] = ()
+) -> Iterator[Association]:
     """An association of pynetdicom's client with the endpoint; contexts are (SOP class, transfer syntax)."""
     entity = AE(ae_title="MODALITY")
     if contexts:
@@ -48,7 +50,7 @@ def association(site: Site, called: str = "OVERREAD", contexts: Sequence[tuple[s
             entity.add_requested_context(abstract_syntax, transfer_syntax)
     else:
         entity.requested_contexts = StoragePresentationContexts[:128]
-    opened = entity.associate("127.0.0.1", site.config.dicom.port, ae_title=called)
+    opened = entity.associate("127.0.0.1", site.config.dicom.port, ae_title="OVERREAD")
     try:
         yield opened
     finally:
@@ -73,11 +75,14 @@ def dcmtk(program: str) -> str:
 
 
 class Destination:
-    """A storage provider that keeps what it is sent."""
+    """A storage provider called PACS that keeps what it is sent, and can be made to refuse or to hesitate."""
 
-    def __init__(self, port: int, refuse_first: int = 0) -> None:
+    def __init__(self, port: int) -> None:
         self.received: list[Dataset] = []
-        self._refusals_left = refuse_first
+        self._refusals_left = 0
+        self._may_answer = threading.Event()
+        self._may_answer.set()
+        self._asked = threading.Event()
         entity = AE(ae_title="PACS")
         entity.require_called_aet = True
         entity.supported_contexts = StoragePresentationContexts
@@ -85,7 +90,30 @@ class Destination:
             ("127.0.0.1", port), block=False, evt_handlers=[(evt.EVT_C_STORE, self._keep)]
         )
 
+    def refuse(self, count: int) -> None:
+        """Answer the next objects with Out of Resources."""
+        self._refusals_left = count
+
+    @contextlib.contextmanager
+    def holding(self) -> Iterator[None]:
+        """Answer nobody while the block runs."""
+        self._asked.clear()
+        self._may_answer.clear()
+        try:
+            yield
+        finally:
+            self._may_answer.set()
+
+    def wait_for_sender(self) -> None:
+        """Wait until an object has come that is not answered yet."""
+        assert self._asked.wait(_LIMIT_S)
+
+    def close(self) -> None:
+        self._server.shutdown()
+
     def _keep(self, event: Event) -> int:
+        self._asked.set()
+        self._may_answer.wait(_LIMIT_S)
         if self._refusals_left:
             self._refusals_left -= 1
             return 0xA700
@@ -93,9 +121,6 @@ class Destination:
         instance.file_meta = event.file_meta
         self.received.append(instance)
         return 0x0000
-
-    def close(self) -> None:
-        self._server.shutdown()
 
 
 class Process:

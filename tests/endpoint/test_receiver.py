@@ -4,11 +4,15 @@ import hashlib
 import resource
 import subprocess
 from collections.abc import Iterator
+from io import BytesIO
 from pathlib import Path
 
+import pynetdicom
 import pytest
 import sqlalchemy as sa
-from pydicom import Dataset, dcmread
+from pydicom import Dataset, dcmread, dcmwrite
+from pydicom.dataset import FileMetaDataset
+from pydicom.filewriter import write_file_meta_info
 from pydicom.uid import (
     ExplicitVRLittleEndian,
     ImplicitVRLittleEndian,
@@ -20,11 +24,10 @@ from pydicom.uid import (
 from pynetdicom import AE
 from pynetdicom.sop_class import MRImageStorage, Verification
 
-from apps.endpoint.receiver import Receiver, job_id_of
+from apps.endpoint.receiver import LABELMAP_SEGMENTATION_STORAGE, ListenError, Receiver, job_id_of
 from apps.jobs import Job, Jobs
 from apps.settings import Site
 from labeling_protocols import schema
-from labeling_protocols.dicom_seg import LABELMAP_SEGMENTATION_STORAGE
 from labeling_protocols.series_writer import series_datasets, write_series
 from labeling_protocols.store import Store
 from tests.conftest import image_of
@@ -119,9 +122,7 @@ def test_the_same_bytes_again_are_acknowledged_and_kept_once(receiver: Receiver,
 
 
 def test_compressed_syntaxes_and_label_maps_are_accepted(receiver: Receiver, endpoint_site: Site) -> None:
-    contexts = [
-        (MRImageStorage, syntax) for syntax in (JPEGLSLossless, JPEG2000Lossless, JPEGLosslessSV1, RLELossless)
-    ]
+    contexts = [(MRImageStorage, syntax) for syntax in (JPEGLSLossless, JPEG2000Lossless, JPEGLosslessSV1, RLELossless)]
     contexts.append((LABELMAP_SEGMENTATION_STORAGE, ExplicitVRLittleEndian))
     contexts.append((MRImageStorage, ImplicitVRLittleEndian))
     with association(endpoint_site, contexts=contexts) as opened:
@@ -129,6 +130,7 @@ def test_compressed_syntaxes_and_label_maps_are_accepted(receiver: Receiver, end
     assert accepted == {(str(a), str(t)) for a, t in contexts}
 
 
+@pytest.mark.filterwarnings("ignore:Invalid value for VR:UserWarning")  # they are meant to be
 @pytest.mark.parametrize(
     ("elements", "comment"),
     [
@@ -138,7 +140,7 @@ def test_compressed_syntaxes_and_label_maps_are_accepted(receiver: Receiver, end
     ],
 )
 def test_an_instance_that_cannot_be_placed_is_refused_with_the_reason(
-    elements: dict[str, str | None], comment: str, receiver: Receiver, endpoint_site: Site
+    elements: dict[str, str | None], comment: str, receiver: Receiver, endpoint_site: Site, tmp_path: Path
 ) -> None:
     image = images_of("bad")[0]
     sent_as = image.SOPInstanceUID
@@ -147,48 +149,51 @@ def test_an_instance_that_cannot_be_placed_is_refused_with_the_reason(
             delattr(image, keyword)
         else:
             image.add_new(keyword, "UI", value)
-    status = _send_as(endpoint_site, image, sent_as)
+    status = _send_as(endpoint_site, image, sent_as, tmp_path)
     assert 0xC000 <= status.Status <= 0xCFFF
     assert status.ErrorComment == comment
     assert kept_files(endpoint_site) == {}
     assert rows(endpoint_site) == []
 
 
-def test_a_data_set_of_noise_is_refused_and_the_next_one_taken(receiver: Receiver, endpoint_site: Site) -> None:
+def test_a_data_set_of_noise_is_refused_and_the_next_one_taken(
+    receiver: Receiver, endpoint_site: Site, tmp_path: Path
+) -> None:
     image = images_of("noise")[0]
-    status = _send_as(endpoint_site, image, image.SOPInstanceUID, encoded=b"\x08\0\x05\0CS\xff\xff junk" * 9)
+    status = _send_as(endpoint_site, image, image.SOPInstanceUID, tmp_path, encoded=b"\x08\0\x05\0CS\xff\xff junk" * 9)
     assert 0xC000 <= status.Status <= 0xCFFF
     assert send(endpoint_site, [image]) == [0x0000]
 
 
-def _send_as(site: Site, image: Dataset, announced: str, encoded: bytes | None = None) -> Dataset:
-    """Send a data set under an instance UID of one's own choice, as a faulty sender would."""
-    from io import BytesIO
-
-    from pynetdicom.dimse_primitives import C_STORE
-    from pynetdicom.dsutils import encode
-
-    with association(site, contexts=[(str(image.SOPClassUID), str(ExplicitVRLittleEndian))]) as opened:
-        request = C_STORE()
-        request.MessageID, request.Priority = 1, 2
-        request.AffectedSOPClassUID, request.AffectedSOPInstanceUID = image.SOPClassUID, announced
-        content = encoded if encoded is not None else encode(image, is_implicit_vr=False, is_little_endian=True)
-        assert content is not None
-        request.DataSet = BytesIO(content)
-        opened.dimse.send_msg(request, opened.accepted_contexts[0].context_id)
-        _, response = opened.dimse.get_msg(block=True)
-        status = Dataset()
-        status.Status, status.ErrorComment = response.Status, response.ErrorComment
+def _send_as(site: Site, image: Dataset, announced: str, tmp_path: Path, encoded: bytes | None = None) -> Dataset:
+    """Send a data set's bytes as they are, under an instance UID of one's own choice, as a faulty sender would."""
+    file = BytesIO()
+    dcmwrite(file, image, enforce_file_format=True)
+    content = encoded if encoded is not None else _data_set(file.getvalue())
+    meta = FileMetaDataset(image.file_meta)
+    meta.MediaStorageSOPInstanceUID = announced
+    path = tmp_path / "faulty.dcm"
+    with path.open("wb") as target:
+        target.write(b"\0" * 128 + b"DICM")
+        write_file_meta_info(target, meta)
+        target.write(content)
+    with (
+        pytest.MonkeyPatch.context() as patch,
+        association(site, contexts=[(str(image.SOPClassUID), str(ExplicitVRLittleEndian))]) as opened,
+    ):
+        patch.setattr(pynetdicom._config, "STORE_SEND_CHUNKED_DATASET", True)
+        status: Dataset = opened.send_c_store(path)
         return status
 
 
-def test_a_full_disk_is_answered_with_out_of_resources_and_leaves_nothing(endpoint_site: Site) -> None:
-    """The kernel refuses the process files above a few bytes, as a full disk would refuse them."""
+@pytest.mark.parametrize("room", [100, 4000], ids=["for nothing", "for the file but not for its row"])
+def test_a_full_disk_is_answered_with_out_of_resources_and_leaves_nothing(room: int, endpoint_site: Site) -> None:
+    """The kernel refuses the process files above some bytes, as a full disk would refuse them."""
     image = images_of("full")[0]
     process = Process("-m", "apps.endpoint", "--site", str(endpoint_site.root))
     try:
         unlimited = resource.prlimit(process.process.pid, resource.RLIMIT_FSIZE)
-        resource.prlimit(process.process.pid, resource.RLIMIT_FSIZE, (100, unlimited[1]))
+        resource.prlimit(process.process.pid, resource.RLIMIT_FSIZE, (room, unlimited[1]))
         assert send(endpoint_site, [image]) == [0xA700]
         assert kept_files(endpoint_site) == {}
         resource.prlimit(process.process.pid, resource.RLIMIT_FSIZE, unlimited)
@@ -220,22 +225,21 @@ def test_a_series_that_still_arrives_gets_no_job(tmp_path: Path) -> None:
 
 
 def test_nothing_acknowledged_is_lost_when_the_endpoint_is_killed(tmp_path: Path) -> None:
-    """kill -9 between acknowledgements; the next endpoint knows every instance and starts the series' one job."""
+    """kill -9 between acknowledgements; the next endpoint runs what was acknowledged, and the rest when it comes."""
     site = site_with_endpoint(tmp_path / "site", quiet_seconds=1.0)
     images = images_of("killed")
     process = Process("-m", "apps.endpoint", "--site", str(site.root))
-    acknowledged = []
     with association(site, contexts=[(MRImageStorage, ExplicitVRLittleEndian)]) as opened:
-        for image in images[:3]:
-            assert opened.send_c_store(image).Status == 0x0000
-            acknowledged.append(image.SOPInstanceUID)
+        assert [opened.send_c_store(image).Status for image in images[:3]] == [0x0000] * 3
         process.kill()
         opened.abort()
-    assert {row.instance for row in rows(site)} == set(acknowledged)
+    assert {row.instance for row in rows(site)} == {image.SOPInstanceUID for image in images[:3]}
+    assert jobs(site) == []
     again = Process("-m", "apps.endpoint", "--site", str(site.root))
     try:
+        wait_until(lambda: len(jobs(site)) == 1)
         assert send(site, images[3:]) == [0x0000] * 2
-        wait_until(lambda: len(jobs(site)) > 0)
+        wait_until(lambda: len(jobs(site)) == 2)
     finally:
         assert again.stop() == 0
     stored = {dcmread(site.folder("inbox") / row.digest[:2] / row.digest).SOPInstanceUID for row in rows(site)}
@@ -243,17 +247,8 @@ def test_nothing_acknowledged_is_lost_when_the_endpoint_is_killed(tmp_path: Path
     digests = "".join(sorted(row.digest for row in rows(site)))
     whole = job_id_of(uid("killed", "series"), hashlib.sha256(digests.encode()).hexdigest())
     assert whole in {job.id for job in jobs(site)}
-    assert "Roe" not in again.output + process.output
 
 
-def test_a_series_acknowledged_just_before_a_kill_is_run_after_the_restart(tmp_path: Path) -> None:
-    site = site_with_endpoint(tmp_path / "site", quiet_seconds=1.0)
-    process = Process("-m", "apps.endpoint", "--site", str(site.root))
-    assert send(site, images_of("before")) == [0x0000] * 5
-    process.kill()
-    assert jobs(site) == []
-    again = Process("-m", "apps.endpoint", "--site", str(site.root))
-    try:
-        wait_until(lambda: len(jobs(site)) == 1)
-    finally:
-        assert again.stop() == 0
+def test_a_taken_address_is_named(receiver: Receiver, endpoint_site: Site) -> None:
+    with pytest.raises(ListenError, match=f"cannot listen on 127.0.0.1:{endpoint_site.config.dicom.port}"):
+        Receiver(endpoint_site).__enter__()

@@ -1,6 +1,6 @@
 """No identifier of the original survives, and what analysis needs does."""
 
-import base64
+from base64 import b64encode
 from io import BytesIO
 from pathlib import Path
 
@@ -88,7 +88,7 @@ def test_planted_identifiers_are_nowhere_in_the_bytes() -> None:
     found = [
         value
         for value in planted
-        for form in (value.encode(), value.upper().encode(), value.encode("utf-16-le"), base64.b64encode(value.encode()))
+        for form in (value.encode(), value.upper().encode(), value.encode("utf-16-le"), b64encode(value.encode()))
         if form in content
     ]
     assert found == []

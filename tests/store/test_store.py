@@ -5,6 +5,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from alembic.autogenerate import compare_metadata
+from alembic.migration import MigrationContext
 from sqlalchemy.exc import DatabaseError
 
 from apps.settings import Site
@@ -191,3 +193,9 @@ def test_processes_that_save_at_once_keep_every_revision(
     assert [worker.exitcode for worker in workers] == [0, 0]
     for reader in readers:
         assert [read.revision for read in store.reads(case.id, reader.id)] == list(range(1, 11))
+
+
+def test_the_migrations_make_the_tables_the_code_expects(store: Store) -> None:
+    with store.engine.connect() as connection:
+        found = compare_metadata(MigrationContext.configure(connection), schema.metadata)
+    assert found == []

@@ -52,6 +52,7 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("digest", name=op.f("pk_received_instances")),
     )
     op.create_index(op.f("ix_received_instances_series"), "received_instances", ["series"], unique=False)
+    op.create_index(op.f("ix_received_instances_received"), "received_instances", ["received"], unique=False)
     op.create_table(
         "results",
         sa.Column("id", sa.Integer(), nullable=False),

@@ -1,0 +1,178 @@
+"""The site's web server: annotation, review pages, OHIF and its DICOMweb gateway in one ASGI application.
+
+`python -m apps.web --site DIR` serves a site until SIGTERM. Every error is an answer in words: JSON for programs, a
+page for browsers; never a traceback, a path of this machine or a patient's identifier.
+"""
+
+import argparse
+import errno
+import logging
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+from socket import socket
+
+from apps import compat
+
+compat.mend()
+
+import uvicorn  # noqa: E402  after mending, as everything below leads to monailabel
+from fastapi import FastAPI, Request  # noqa: E402
+from fastapi.exceptions import RequestValidationError  # noqa: E402
+from fastapi.responses import JSONResponse, RedirectResponse, Response  # noqa: E402
+from sqlalchemy.exc import OperationalError  # noqa: E402
+from starlette.exceptions import HTTPException as StarletteHTTPException  # noqa: E402
+
+import apps.annotation.dicomweb  # noqa: E402
+import apps.annotation.ohif  # noqa: E402
+import apps.annotation.server  # noqa: E402
+import apps.review.api  # noqa: E402
+import apps.review.pages  # noqa: E402
+from apps.accounts import Accounts, TokenError  # noqa: E402
+from apps.annotation.calling import NobodyError  # noqa: E402
+from apps.annotation.datastore import RefusedError  # noqa: E402
+from apps.annotation.dicomweb import Archive  # noqa: E402
+from apps.annotation.inference_queue import BusyError, InferenceQueue  # noqa: E402
+from apps.annotation.main import OverreadApp  # noqa: E402
+from apps.annotation.sessions import Sessions  # noqa: E402
+from apps.assets import AssetsMissingError  # noqa: E402
+from apps.identity import Identities, IdentityMiddleware  # noqa: E402
+from apps.review.disputes import OwnCaseError  # noqa: E402
+from apps.review.pages import error_page, sign_in_address, wants_page  # noqa: E402
+from apps.settings import Site  # noqa: E402
+from labeling_protocols.settlement import AdjudicationError  # noqa: E402
+from labeling_protocols.store import LabelError, SeatError, Store, UnknownError  # noqa: E402
+from labeling_protocols.volumes import UnreadableVolumeError  # noqa: E402
+from training.bundle import BundleError  # noqa: E402
+from training.registry import NoChampionError  # noqa: E402
+
+# What an error of ours is on the wire; its message is the answer.
+_STATUS: dict[type[Exception], int] = {
+    UnknownError: 404,
+    NoChampionError: 409,
+    AdjudicationError: 409,
+    LabelError: 422,
+    UnreadableVolumeError: 422,
+    SeatError: 403,
+    RefusedError: 403,
+    OwnCaseError: 403,
+    NobodyError: 401,
+    TokenError: 401,
+    BusyError: 503,
+    AssetsMissingError: 503,
+    BundleError: 503,
+}
+
+log = logging.getLogger("overread.web")
+
+
+def create_app(site: Site) -> FastAPI:
+    """The ASGI application of a site; its store, jobs and index are opened now and closed at shutdown."""
+    store = Store(site.database_url, site.blobs)
+    annotation = OverreadApp(str(Path(apps.annotation.server.__file__).parent), str(site.root), {}, store)
+    archive = Archive(site.folder("archive"))
+
+    @asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        yield
+        archive.close()
+        annotation.close()
+
+    # The schema and its pages would be routes without a role; programs know the contract, people have pages.
+    app = FastAPI(title="Overread", lifespan=lifespan, openapi_url=None, redirect_slashes=False)
+    app.state.site = site
+    app.state.store = store
+    app.state.identities = Identities(Accounts(store, site), site.secret)
+    app.state.annotation = annotation
+    app.state.archive = archive
+    app.state.sessions = Sessions(site.folder("sessions"))
+    app.state.inference = InferenceQueue()
+    for module in (apps.review.pages, apps.review.api, apps.annotation.server, apps.annotation.dicomweb):
+        app.include_router(module.router)
+    app.include_router(apps.annotation.ohif.router)
+    app.add_api_route("/healthz", _healthy, methods=["GET"])
+    _answer_errors(app)
+    app.add_middleware(IdentityMiddleware)
+    return app
+
+
+def _healthy() -> dict[str, str]:
+    return {"status": "ok"}
+
+
+def _answer_errors(app: FastAPI) -> None:
+    for error, status in _STATUS.items():
+        app.add_exception_handler(error, _own_error(status))
+    app.add_exception_handler(StarletteHTTPException, _http_error)
+    app.add_exception_handler(RequestValidationError, _invalid)
+    app.add_exception_handler(OperationalError, _database_error)
+    app.add_exception_handler(Exception, _unexpected)
+
+
+def _own_error(status: int) -> Callable[[Request, Exception], Response]:
+    def answer(request: Request, error: Exception) -> Response:
+        return _answer(request, status, str(error.args[0]) if error.args else "")
+
+    return answer
+
+
+def _http_error(request: Request, error: Exception) -> Response:
+    assert isinstance(error, StarletteHTTPException)  # noqa: S101
+    return _answer(request, error.status_code, str(error.detail), dict(error.headers or {}))
+
+
+def _invalid(request: Request, error: Exception) -> Response:
+    """What of a request is missing or wrong, without repeating what was sent."""
+    assert isinstance(error, RequestValidationError)  # noqa: S101
+    words = "; ".join(f"{'.'.join(str(part) for part in e['loc'])}: {e['msg']}" for e in error.errors())
+    return _answer(request, 422, f"{words}. Nothing was done.")
+
+
+def _database_error(request: Request, error: Exception) -> Response:
+    log.error("the database refused: %s", type(getattr(error, "orig", error)).__name__)
+    return _answer(request, 503, "the site's database is busy, full or out of reach. Nothing was saved; try again.")
+
+
+def _unexpected(request: Request, error: Exception) -> Response:
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return _answer(request, 507, "the site's disk is full. Nothing was saved.")
+    return _answer(request, 500, "something went wrong here; the server's log says what. Nothing was acknowledged.")
+
+
+def _answer(request: Request, status: int, words: str, headers: dict[str, str] | None = None) -> Response:
+    if wants_page(request):
+        if status == 401:
+            return RedirectResponse(sign_in_address(request), status_code=303)
+        return error_page(request, status, words)
+    return JSONResponse({"detail": words}, status_code=status, headers=headers)
+
+
+def main() -> None:
+    """Serve a site; prints one line once it answers."""
+    parser = argparse.ArgumentParser(prog="apps.web", description="Serve a site's annotation and review pages.")
+    parser.add_argument("--site", type=Path, required=True)
+    parser.add_argument("--host")
+    parser.add_argument("--port", type=int)
+    arguments = parser.parse_args()
+    site = Site(arguments.site)
+    host, port = arguments.host or site.config.web.host, arguments.port or site.config.web.port
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s", force=True)
+    for noisy in ("alembic", "dbos", "monailabel", "httpx"):
+        logging.getLogger(noisy).setLevel(logging.WARNING)
+    config = uvicorn.Config(
+        create_app(site), host=host, port=port, access_log=False, log_level="warning", lifespan="on"
+    )
+    _Server(config).run()
+
+
+class _Server(uvicorn.Server):
+    """uvicorn, saying when it answers."""
+
+    async def startup(self, sockets: list[socket] | None = None) -> None:
+        await super().startup(sockets)
+        if self.started:
+            print(f"web: ready on http://{self.config.host}:{self.config.port}", flush=True)
+
+
+if __name__ == "__main__":
+    main()
