@@ -242,7 +242,7 @@ class Demo:
         try:
             client.infer(PROTOCOL, sample["id"], {})
         except Exception as error:  # noqa: BLE001  monailabel's client raises its own bare exceptions
-            self.report["infer_before_training"] = f"refused: {getattr(error, 'status_code', error)}"
+            self.report["infer_before_training"] = f"refused: {error}"
         else:
             raise DemoError("read: infer answered before any model was trained")
 
@@ -393,7 +393,7 @@ class Demo:
 
     def client(self, name: str, password: str) -> MONAILabelClient:
         client = MONAILabelClient(self.server)
-        client.update_auth(client.auth_token(name, password)["access_token"])
+        client.update_auth(client.auth_token(name, password))
         return client
 
     def session(self, name: str, password: str) -> requests.Session:
