@@ -11,11 +11,12 @@ from contextlib import contextmanager
 from dataclasses import asdict
 from typing import Any
 
-from dbos import DBOS
+from dbos import DBOS, error
 
 from apps.jobs import TRAINING_QUEUE, Jobs, cancelled, report_progress
 from apps.settings import Site
 from labeling_protocols.store import Store
+from training.loop import TrainingCancelled
 from training.pipeline import Workplace, assess, release, take_snapshot, train
 
 WORKFLOW = "train"
@@ -38,17 +39,17 @@ def register(site: Site) -> None:
     @DBOS.step(name="train.fit")
     def fit_step(job: str) -> str:
         with _workplace(site) as place:
-            return train(place, job, tell=report_progress, cancelled=_cancelled())
+            return train(place, job, tell=_tell, cancelled=_cancelled())
 
     @DBOS.step(name="train.assess")
     def assess_step(job: str) -> None:
         with _workplace(site) as place:
-            assess(place, job, tell=report_progress, cancelled=_cancelled())
+            assess(place, job, tell=_tell, cancelled=_cancelled())
 
     @DBOS.step(name="train.release")
     def release_step(job: str) -> dict[str, Any]:
         with _workplace(site) as place:
-            return asdict(release(place, job, tell=report_progress))
+            return asdict(release(place, job, tell=_tell))
 
     @DBOS.workflow(name=WORKFLOW)
     def workflow(protocol: str, requested_by: str) -> dict[str, Any]:
@@ -88,6 +89,14 @@ def _workplace(site: Site) -> Iterator[Workplace]:
         )
     finally:
         store.close()
+
+
+def _tell(progress: dict[str, Any]) -> None:
+    """Report progress; that of a job which was cancelled meanwhile is refused, and the training stops there."""
+    try:
+        report_progress(progress)
+    except error.DBOSWorkflowCancelledError as refusal:
+        raise TrainingCancelled("cancelled; nothing was released") from refusal
 
 
 def _cancelled() -> Callable[[], bool]:

@@ -342,40 +342,49 @@ class Demo:
         self.report["missed"] = sum(value is None for values in distances.values() for value in values)
 
     def endpoint(self, site: Site, pair: Pair, destination: "Destination") -> None:
-        """One unseen case as a DICOM series, slices shuffled, to the endpoint; await SEG and SR at the destination."""
+        """One unseen case as two DICOM series, shuffled, one with its slices the other way round: a SEG and SR each."""
         image, reference = read_volume(pair.image), read_volume(pair.label)
-        folder = self.out / "series"
-        shutil.rmtree(folder, ignore_errors=True)
-        identity = SeriesIdentity(
-            patient_id="DEMO-1",
-            patient_name="Demo^Patient",
-            study_uid=generate_uid(prefix=None),
-            series_uid=generate_uid(prefix=None),
-            frame_of_reference_uid=generate_uid(prefix=None),
-        )
-        paths = write_series(image, folder, identity, shuffle=self.seed)
-        started = time.monotonic()
-        send(paths, site)
-        seg, sr = destination.wait_for(identity.study_uid, ENDPOINT_LIMIT_S)
-        self.report["endpoint_seconds"] = round(time.monotonic() - started, 2)
-        for name, dataset in (("seg", seg), ("sr", sr)):
-            path = self.out / f"{name}.dcm"
-            dataset.save_as(path, enforce_file_format=True)
-            self.report[name] = str(path.name)
-        sources = [dcmread(path) for path in paths]
-        found = label_from_seg(hd.seg.segread(self.out / "seg.dcm"), self.protocol, reference.geometry)
-        agreement = {
-            name: dice(found.array_ZYX == value, reference.array_ZYX == value)
-            for name, value in self.protocol.values.items()
-        }
-        self.report["seg_dice_in_patient_coordinates"] = {**agreement, "mean": float(np.mean(list(agreement.values())))}
-        self.report["sr_volumes_ml"] = volumes_from_sr(sr)
-        references = {
-            item.ReferencedSOPInstanceUID for item in seg.ReferencedSeriesSequence[0].ReferencedInstanceSequence
-        }
-        if seg.StudyInstanceUID != identity.study_uid or not references <= {
-            source.SOPInstanceUID for source in sources
-        }:
+        self.report["seg_dice_in_patient_coordinates"] = {}
+        for order, flipped in (("flipped", True), ("shuffled", False)):
+            folder = self.out / f"series_{order}"
+            shutil.rmtree(folder, ignore_errors=True)
+            identity = SeriesIdentity(
+                patient_id="DEMO-1",
+                patient_name="Demo^Patient",
+                study_uid=generate_uid(prefix=None),
+                series_uid=generate_uid(prefix=None),
+                frame_of_reference_uid=generate_uid(prefix=None),
+            )
+            paths = write_series(image, folder, identity, flipped=flipped, shuffle=self.seed)
+            started = time.monotonic()
+            send(paths, site)
+            seg, sr = destination.wait_for(identity.study_uid, ENDPOINT_LIMIT_S)
+            self.report["endpoint_seconds"] = round(time.monotonic() - started, 2)
+            self.keep_result("seg", seg)
+            self.keep_result("sr", sr)
+            self.check_references(seg, identity, paths)
+            found = label_from_seg(hd.seg.segread(self.out / "seg.dcm"), self.protocol, reference.geometry)
+            self.report["seg_dice_in_patient_coordinates"][order] = {
+                **{
+                    name: dice(found.array_ZYX == value, reference.array_ZYX == value)
+                    for name, value in self.protocol.values.items()
+                },
+                "mean": self.mean_dice(found.array_ZYX, reference.array_ZYX),
+            }
+            self.report["sr_volumes_ml"] = volumes_from_sr(sr)
+
+    def keep_result(self, name: str, dataset: Dataset) -> None:
+        dataset.save_as(self.out / f"{name}.dcm", enforce_file_format=True)
+        self.report[name] = f"{name}.dcm"
+
+    def check_references(self, seg: Dataset, identity: SeriesIdentity, paths: list[Path]) -> None:
+        sent = {dcmread(path, stop_before_pixels=True).SOPInstanceUID for path in paths}
+        series = seg.ReferencedSeriesSequence[0]
+        named = {item.ReferencedSOPInstanceUID for item in series.ReferencedInstanceSequence}
+        if (seg.StudyInstanceUID, series.SeriesInstanceUID) != (
+            identity.study_uid,
+            identity.series_uid,
+        ) or named != sent:
             raise DemoError("endpoint: the SEG does not refer to the series that was sent")
 
     # What the stages share
@@ -444,7 +453,13 @@ class Demo:
                 + ", ".join(f"{name} {scores[name]:.3f}" for name in self.protocol.values)
                 + f"), {self.report['missed']} missed",
             ),
-            ("SEG Dice in patient coordinates", f"{self.report['seg_dice_in_patient_coordinates']['mean']:.3f}"),
+            (
+                "SEG Dice in patient coordinates",
+                ", ".join(
+                    f"{order} {found['mean']:.3f}"
+                    for order, found in self.report["seg_dice_in_patient_coordinates"].items()
+                ),
+            ),
             ("SR volumes", ", ".join(f"{k} {v:.2f} ml" for k, v in self.report["sr_volumes_ml"].items())),
             ("Seconds", ", ".join(f"{name} {value:.0f}" for name, value in self.report["seconds"].items())),
             ("Report", str(self.out / "report.json")),

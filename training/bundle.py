@@ -1,4 +1,4 @@
-"""Signed MONAI bundles: the parts of a trained model in, one zip out; a zip in, a verified `Bundle` or a `BundleError` out.
+"""Signed MONAI bundles: parts of a model in, one zip out; a zip in, a verified `Bundle` or a `BundleError` out.
 
 A bundle is code (its configuration names classes to build), so `open_bundle` parses nothing of it before the Ed25519
 signature over the manifest holds, every file has the manifest's digest, and the zip is byte for byte what this module

@@ -1,11 +1,11 @@
 """Training examples in memory: prepared images and labels in, augmented batches out.
 
-Every example is prepared once and kept as a tensor; patches are cut and augmented a batch at a time in torch, which on few
-cores is faster than loader workers and their transforms one by one.
+Every example is prepared once and kept as a tensor; patches are cut and augmented a batch at a time in torch, which on
+few cores is faster than loader workers and their transforms one by one.
 """
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -48,7 +48,7 @@ def prepare_example(plan: Plan, case: str, image: Volume, label: Volume) -> Exam
 
 
 class Bank:
-    """The training examples, ready to be cut; `batches` is one pass over all of them."""
+    """The training examples, ready to be cut into patches."""
 
     def __init__(self, plan: Plan, examples: Sequence[Example], device: torch.device) -> None:
         self._plan = plan
@@ -57,23 +57,21 @@ class Bank:
         self._labels = [_padded(example.label[None], plan.patch_RAS).to(device) for example in examples]
         self._foreground = [label[0].nonzero() for label in self._labels]
 
-    @property
-    def steps(self) -> int:
-        """Batches a pass."""
-        return math.ceil(len(self._images) / self._plan.batch)
+    def batches(self, seed: int) -> list[list[int]]:
+        """One pass over all examples: their places in random order, a batch at a time."""
+        order = torch.randperm(len(self._images), generator=torch.Generator().manual_seed(seed)).tolist()
+        return [order[start : start + self._plan.batch] for start in range(0, len(order), self._plan.batch)]
 
-    def batches(self, seed: int) -> Iterator[tuple[Tensor, Tensor]]:
-        """Augmented patches in random order: images (B, 1, X, Y, Z), channels (B, 1, X, Y, Z) int64.
+    def patches(self, places: Sequence[int], seed: int) -> tuple[Tensor, Tensor]:
+        """One augmented patch of each of these examples: images (B, 1, X, Y, Z), channels (B, 1, X, Y, Z) int64.
 
-        What comes is a function of the seed alone, so an epoch that was interrupted can be had again.
+        What comes is a function of places and seed alone, so a step that was interrupted can be had again.
         """
         generator = torch.Generator(self._device).manual_seed(seed)
-        order = torch.randperm(len(self._images), generator=generator, device=self._device).tolist()
-        for start in range(0, len(order), self._plan.batch):
-            cuts = [self._cut(index, generator) for index in order[start : start + self._plan.batch]]
-            image = torch.stack([image for image, _ in cuts])
-            label = torch.stack([label for _, label in cuts])
-            yield augment(image, label, self._plan.spacing_mm_RAS, generator)
+        cuts = [self._cut(place, generator) for place in places]
+        image = torch.stack([image for image, _ in cuts])
+        label = torch.stack([label for _, label in cuts])
+        return augment(image, label, self._plan.spacing_mm_RAS, generator)
 
     def _cut(self, index: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         """One patch; from a larger volume half of them are centred on a structure, so that small ones are seen."""
@@ -105,7 +103,7 @@ def augment(
 def _affine_grid(
     shape: torch.Size, spacing_mm: Sequence[float], generator: torch.Generator, device: torch.device
 ) -> Tensor:
-    """Sampling positions (B, X, Y, Z, 3) of random turns about the patch's centre, in millimetres so that nothing shears."""
+    """Sampling positions (B, X, Y, Z, 3) of random turns about the patch's centre, in mm so that nothing shears."""
     batch = shape[0]
     angles = _uniform((batch, 3), _TURN_MAX, generator, device)
     zooms = torch.exp2(_uniform((batch, 3), _ZOOM, generator, device))

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
+import safetensors
 import safetensors.torch
 import torch
 from monai.bundle import ConfigParser
@@ -57,7 +58,10 @@ class Predictor:
         self.name = bundle.name
         self.values: dict[str, int] = dict(bundle.metadata["overread"]["values"])
         config = json.loads(bundle.read(CONFIG))
-        weights = safetensors.torch.load(bundle.read(WEIGHTS))
+        try:
+            weights = safetensors.torch.load(bundle.read(WEIGHTS))
+        except safetensors.SafetensorError as error:
+            raise BundleError(f"{WEIGHTS} is not a safetensors file: {error}. Nothing is served.") from error
         self._segmenter = Segmenter(config, weights, choose_device(device))
 
     def predict(self, image: Volume) -> Volume:

@@ -1,4 +1,4 @@
-"""The words of a bundle: plan, snapshot, evaluation and decision in; metadata, inference configuration and model card out."""
+"""The words of a bundle: plan, snapshot, evaluation and decision in; metadata, configuration and model card out."""
 
 import io
 import json
@@ -66,7 +66,7 @@ def bundle_parts(candidate: Candidate) -> dict[str, bytes]:
 
 
 def inference_config(plan: Plan) -> dict[str, Any]:
-    """What `python -m monai.bundle run --config_file configs/inference.json` does, and what `Predictor` takes its parts from.
+    """What `python -m monai.bundle run` does with `configs/inference.json`, and what `Predictor` takes its parts from.
 
     Given `dataset_dir` and `output_dir` it labels every volume in the first and writes the labels to the second.
     """
@@ -232,5 +232,5 @@ def _json(content: dict[str, Any]) -> bytes:
 
 def _torch_bytes(weights: Mapping[str, Tensor]) -> bytes:
     content = io.BytesIO()
-    torch.save(dict(weights), content)
+    torch.save({name: weights[name] for name in sorted(weights)}, content)  # the order decides the bytes
     return content.getvalue()

@@ -3,6 +3,7 @@
 The configuration is what a bundle carries, so the trained network and the served one are built from the same words.
 """
 
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -12,6 +13,9 @@ from monai.bundle import ConfigParser
 from training.plan import Plan, PlanError
 
 Config = dict[str, Any]
+
+# MONAI 1.5's sliding window indexes with a list of slices where torch asks for a tuple; what comes out is the same.
+warnings.filterwarnings("ignore", message="Using a non-tuple sequence", category=UserWarning)
 
 
 def network_config(plan: Plan) -> Config:

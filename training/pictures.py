@@ -30,7 +30,7 @@ def overlay(protocol: Protocol, title: str, image: Volume, truth: Volume, predic
     """Three planes through the middle of the truth: the truth's outline dashed, the prediction's solid."""
     figure = _figure(10, 4)
     centre = _centre(truth.array_ZYX)
-    low, high = np.percentile(image.array_ZYX, (0.5, 99.5))
+    low, high = np.percentile(image.array_ZYX.astype(np.float32), (0.5, 99.5))
     spacing = image.geometry.spacing_mm_ZYX
     for axis, panel in enumerate(figure.subplots(1, 3)):
         rows, columns = (n for n in range(3) if n != axis)
@@ -60,5 +60,5 @@ def _figure(width: float, height: float) -> Figure:
 
 def _centre(label_ZYX: NDArray[np.generic]) -> tuple[int, ...]:
     """Middle of what is outlined, or of the volume where nothing is."""
-    found = np.argwhere(label_ZYX > 0)
+    found = np.argwhere(label_ZYX != 0)
     return tuple(int(n) for n in (found.mean(axis=0) if len(found) else np.array(label_ZYX.shape) // 2))

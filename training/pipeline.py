@@ -1,4 +1,4 @@
-"""From settled cases to a registered version: snapshot, plan, run, evaluation, gate, bundle, and release where it passed.
+"""From settled cases to a registered version: snapshot, plan, run, evaluation, gate, bundle, release where it passed.
 
 Each step keeps what it made in the job's folder and finds it there when it is run again, so a worker that was killed at
 any point and started again comes to one MLflow run and one version.
@@ -29,7 +29,7 @@ from training.evaluation import Evaluation, evaluate
 from training.inference import Predictor, Segmenter
 from training.loop import Epoch, TrainingCancelled, choose_device, fit, native_precision
 from training.model_card import Candidate, bundle_parts, inference_config
-from training.plan import Plan, make_plan, take_fingerprint
+from training.plan import Plan, make_plan, override, take_fingerprint
 from training.registry import BUNDLE_FOLDER, GATE_REPORT, ModelVersion, Registry
 from training.snapshot import Snapshot, SnapshotCase, keep_snapshot, make_snapshot, open_snapshot
 from training.tracking import RunLog, Tracking
@@ -242,9 +242,8 @@ class _Work:
                 values=list(self.protocol.values.values()),
                 modality=self.protocol.modality[0],
                 precision=native_precision(self.device),
-                **self._place.overrides,
             )
-            write_durably(kept, plan.as_json().encode())
+            write_durably(kept, override(plan, self._place.overrides).as_json().encode())
         return Plan.from_json(kept.read_text())
 
     def examples(self, plan: Plan, cases: Sequence[SnapshotCase]) -> list[Example]:

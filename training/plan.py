@@ -1,7 +1,7 @@
-"""How to train: a snapshot's fingerprint in, a `Plan` out; every value of it can be overridden and is kept with the run.
+"""How to train: a snapshot's fingerprint in, a `Plan` out; each value can be overridden and is kept with the run.
 
-The rules follow nnU-Net (Isensee et al., Nature Methods 2021): the median spacing, a patch as near to the whole volume as
-memory allows, and as many downsamplings as the patch bears. Axes are those of the volume turned to RAS.
+The rules follow nnU-Net (Isensee et al., Nature Methods 2021): the median spacing, a patch as near to the whole volume
+as memory allows, and as many downsamplings as the patch bears. Axes are those of the volume turned to RAS.
 """
 
 import dataclasses
@@ -27,7 +27,7 @@ PATCH_VOXELS_MAX = 64**3  # keeps a step of the default network within a few sec
 _DOWNSAMPLINGS_MAX = 5
 _EDGE_MIN = 4  # voxels that the coarsest feature map keeps along each axis
 _CHANNELS = (16, 32, 64, 128, 192, 256)
-_PATCHES_SHOWN = 5400  # cases × epochs; on two cores a few minutes for volumes of 50³
+_PATCHES_SHOWN = 2400  # cases × epochs; on two cores a few minutes for volumes of 50³
 _EPOCHS = (40, 400)
 
 
@@ -116,13 +116,11 @@ def take_fingerprint(images: Sequence[Volume], labels: Sequence[Volume]) -> Fing
     )
 
 
-def make_plan(
-    fingerprint: Fingerprint, *, values: Sequence[int], modality: str, precision: Precision, **overrides: Any
-) -> Plan:
-    """The plan for this fingerprint; `values` are the structures' voxel values, `overrides` replace what it says."""
+def make_plan(fingerprint: Fingerprint, *, values: Sequence[int], modality: str, precision: Precision) -> Plan:
+    """The plan for this fingerprint; `values` are the structures' voxel values."""
     patch, strides = _patch_and_strides(fingerprint.shape_max_RAS, fingerprint.spacing_mm_RAS)
     low, high = _EPOCHS
-    plan = Plan(
+    return Plan(
         values=(0, *values),
         spacing_mm_RAS=fingerprint.spacing_mm_RAS,
         patch_RAS=patch,
@@ -136,14 +134,13 @@ def make_plan(
         strides=strides,
         batch=2,
         epochs=min(max(_PATCHES_SHOWN // fingerprint.cases, low), high),
-        learning_rate=2e-3,
+        learning_rate=5e-3,
         weight_decay=1e-2,
         validate_every=10,
         precision=precision,
         window_overlap=0.5,
         seed=20,
     )
-    return override(plan, overrides)
 
 
 def override(plan: Plan, values: Mapping[str, Any]) -> Plan:
@@ -170,14 +167,14 @@ def canonical_grid(geometry: Geometry) -> tuple[tuple[int, ...], tuple[float, ..
 
 def _inside(image: Volume, label: Volume) -> NDArray[np.float64]:
     """Intensities of at most 10,000 voxels inside structures, evenly spread."""
-    voxels = image.array_ZYX[label.array_ZYX > 0]
+    voxels = image.array_ZYX[label.array_ZYX != 0]
     return voxels[:: max(1, voxels.size // 10_000)].astype(np.float64)
 
 
 def _patch_and_strides(shape: _Size, spacing_mm: _Spacing) -> tuple[_Size, tuple[_Size, ...]]:
     """The largest patch within the voxel limit, its longest axis cut first, and how each stage divides it.
 
-    An axis is left alone while its spacing is more than twice the finest one: 5 mm slices are not pooled like 1 mm pixels.
+    An axis is left alone while its spacing is more than twice the finest one: 5 mm slices are not pooled like pixels.
     """
     patch = np.asarray(shape, dtype=int)
     while True:

@@ -1,4 +1,4 @@
-"""What happens to an image before the network and to its answer after it, as MONAI configuration: one text for both sides.
+"""What happens to an image before the network and to its answer after it, as MONAI configuration.
 
 Training and the bundle's `configs/inference.json` build their transforms from the same entries, so a served image meets
 the network as the training images did.

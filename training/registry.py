@@ -1,6 +1,6 @@
 """Model versions of a site: registered with MLflow, kept as signed bundles, released by moving the alias `champion`.
 
-A version is reserved before its bundle is made, because the bundle names its version; it shows up once it has its bundle.
+A version is reserved before its bundle is made, because the bundle names its version; it shows up once it has it.
 """
 
 import json
@@ -123,9 +123,10 @@ class Registry:
         current = self.champion_or_none(protocol)
         if current is not None and current.number == number:
             return current
-        if gate_report.champion != (current.number if current else None):
+        standing = current.number if current else None
+        if gate_report.champion != standing:
             raise ReleaseError(
-                f"the gate report compares with {_spoken(gate_report.champion)}, but {_spoken(current and current.number)}"
+                f"the gate report compares with {_spoken(gate_report.champion)}, but {_spoken(standing)}"
                 " is champion now; evaluate again. The champion was not moved."
             )
         promoted = self._move_champion(protocol, number, gate_report, [*self._history(protocol, current), number])

@@ -1,7 +1,7 @@
 """What a training learns from, for good: truths and images in, an immutable JSON list named by its content out.
 
-A patient lies on one side of the split only, decided by a keyed hash of the site's pseudonym: it does not move when cases
-are added, and cannot be guessed or chosen from outside. Neither dates nor identifiers enter.
+A patient lies on one side of the split only, decided by a keyed hash of the site's pseudonym: it does not move when
+cases are added, and cannot be guessed or chosen from outside. Neither dates nor identifiers enter.
 """
 
 import hashlib
@@ -26,7 +26,7 @@ class SnapshotError(ValueError):
 
 @dataclass(frozen=True, kw_only=True)
 class SnapshotCase:
-    """One image with its truth; `image` and `label` are blob digests, `reads` and `adjudication` say where it came from."""
+    """One image with its truth, both as blob digests; `reads` and `adjudication` say where the truth came from."""
 
     case: str
     patient: str

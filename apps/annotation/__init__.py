@@ -1,0 +1,5 @@
+"""The MONAI Label app and the server that speaks its wire contract; readers' viewers in, reads and prelabels out."""
+
+from apps import compat
+
+compat.mend()

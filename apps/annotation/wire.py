@@ -1,0 +1,90 @@
+"""The odd corners of monailabel's wire format: multipart answers in, and uploads whose headers lie, read."""
+
+import json
+import secrets
+from collections.abc import AsyncGenerator
+from typing import Any
+
+from fastapi import Request
+from fastapi.responses import JSONResponse, Response
+from starlette.datastructures import FormData, Headers
+from starlette.formparsers import MultiPartException, MultiPartParser
+
+from apps.annotation.infer import Proposal
+from labeling_protocols.store import LabelError
+from labeling_protocols.volumes import volume_bytes
+
+_RESULT_SUFFIXES = (".nrrd", ".nii.gz", ".nii")
+
+
+def params_of(text: str) -> dict[str, Any]:
+    """The form field `params`, a JSON object; raises `LabelError`."""
+    try:
+        params = json.loads(text or "{}")
+    except (json.JSONDecodeError, RecursionError) as error:
+        raise LabelError("params is not valid JSON. Nothing was done.") from error
+    if not isinstance(params, dict):
+        raise LabelError("params must be a JSON object. Nothing was done.")
+    return params
+
+
+def result_suffix(params: dict[str, Any]) -> str:
+    """The file suffix a viewer asks the result in, `.nrrd` where it asks for none."""
+    suffix = params.get("result_extension") or ".nrrd"
+    if suffix not in _RESULT_SUFFIXES:
+        raise LabelError(f"result_extension must be one of {', '.join(_RESULT_SUFFIXES)}. Nothing was done.")
+    return str(suffix)
+
+
+def infer_answer(proposal: Proposal, name: str, suffix: str, output: str) -> Response:
+    """A proposal as monailabel answers it: `image`, `json`, or both in one multipart body (`all`)."""
+    if output == "json":
+        return JSONResponse(proposal.params)
+    content = volume_bytes(proposal.label, suffix)
+    # Viewers store the result under this name: two at once must not collide.
+    filename = f"{name}_{secrets.token_hex(4)}{suffix}"
+    if output == "image":
+        return attachment(content, filename)
+    boundary = secrets.token_hex(16)
+    parts = (
+        f'--{boundary}\r\nContent-Disposition: form-data; name="params"\r\nContent-Type: application/json\r\n\r\n'
+        f"{json.dumps(proposal.params)}\r\n"
+        f'--{boundary}\r\nContent-Disposition: form-data; name="image"; filename="{filename}"\r\n'
+        "Content-Type: application/octet-stream\r\n\r\n"
+    )
+    body = b"".join((parts.encode(), content, f"\r\n--{boundary}--\r\n".encode()))
+    return Response(body, media_type=f"multipart/form-data; boundary={boundary}")
+
+
+def attachment(content: bytes, filename: str) -> Response:
+    """A file to save under this name, which is one of ours."""
+    headers = {"Content-Disposition": f'attachment; filename="{filename}"'}
+    return Response(content, media_type="application/octet-stream", headers=headers)
+
+
+async def uploaded(request: Request) -> FormData:
+    """The fields of a multipart upload, its boundary taken from the body.
+
+    monailabel's client keeps the content type of its last request in its headers, once it has a token, and sends it
+    with the next upload. Raises `LabelError` for a body that is no multipart form.
+    """
+    stream = request.stream()
+    head = b""
+    async for chunk in stream:
+        head += chunk
+        if b"\n" in head:
+            break
+    first = head.partition(b"\n")[0].strip()
+    if not first.startswith(b"--") or not 3 <= len(first) <= 202:
+        raise LabelError("expected a multipart upload with one volume file. Nothing was kept.")
+    headers = Headers({"content-type": f"multipart/form-data; boundary={first[2:].decode('latin-1')}"})
+
+    async def whole() -> AsyncGenerator[bytes, None]:
+        yield head
+        async for chunk in stream:
+            yield chunk
+
+    try:
+        return await MultiPartParser(headers, whole()).parse()
+    except MultiPartException as error:
+        raise LabelError("the multipart upload is damaged. Nothing was kept.") from error
