@@ -9,10 +9,11 @@ import sys
 import threading
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
@@ -40,7 +41,9 @@ app.add_typer(account_app, name="account")
 app.add_typer(protocol_app, name="protocol")
 
 console = Console()
-errors = Console(stderr=True)
+# Sentences are never broken in two, whatever the terminal's width: people copy from them.
+lines = Console(soft_wrap=True, highlight=False)
+errors = Console(stderr=True, soft_wrap=True)
 
 SiteOption = Annotated[Path, typer.Option("--site", help="The site's folder.", envvar="OVERREAD_SITE")]
 _HERE = Path("site")
@@ -52,7 +55,7 @@ def main() -> None:
     try:
         app()
     except (RuntimeError, ValueError, LookupError, OSError) as error:
-        errors.print(f"[bold red]overread:[/] {error}", highlight=False, markup=True)
+        errors.print(f"[bold red]overread:[/] {escape(str(error))}", highlight=False)
         sys.exit(1)
 
 
@@ -70,12 +73,12 @@ def init(
     password = secrets.token_urlsafe(12)
     Accounts(store, site).add(administrator, password, frozenset(Role))
     store.close()
-    console.print(f"Made the site {site.root}.")
-    console.print(
+    lines.print(f"Made the site {site.root}.")
+    lines.print(
         f"Administrator [bold]{administrator}[/], password [bold]{password}[/] (shown this once).", highlight=False
     )
-    console.print("Its signing key and site key are in keys/: keep a copy of that folder where only you can read it.")
-    console.print(f"Serve it with: overread serve --site {folder}")
+    lines.print("Its signing key and site key are in keys/: keep a copy of that folder where only you can read it.")
+    lines.print(f"Serve it with: overread serve --site {folder}")
 
 
 @app.command()
@@ -88,7 +91,7 @@ def serve(site: SiteOption = _HERE) -> None:
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: ended.set())
     with console.status("Starting the web server, MLflow, the DICOM endpoint and the worker …"):
-        context = serving(opened, lambda words: console.print(f"[yellow]{words}[/]", highlight=False))
+        context = serving(opened, lambda words: lines.print(f"[yellow]{words}[/]"))
         context.__enter__()
     try:
         addresses = {service.name: service.address for service in services(opened)}
@@ -99,14 +102,14 @@ def serve(site: SiteOption = _HERE) -> None:
         table.add_row("MLflow", addresses["mlflow"])
         table.add_row("DICOM endpoint", addresses["endpoint"])
         console.print(table)
-        console.print(
+        lines.print(
             "3D Slicer: module MONAI Label, server", addresses["web"], "and your account. Ctrl-C stops all of it."
         )
         ended.wait()
-        console.print("Stopping …")
+        lines.print("Stopping …")
     finally:
         context.__exit__(None, None, None)
-    console.print("Stopped.")
+    lines.print("Stopped.")
 
 
 @app.command()
@@ -126,11 +129,9 @@ def ingest(
             store, opened, path, protocol, progress=lambda done, total: bar.update(task, completed=done, total=total)
         )
     store.close()
-    console.print(
-        f"{len(report.added)} case(s) added, {len(report.known)} known already, {len(report.refused)} refused."
-    )
+    lines.print(f"{len(report.added)} case(s) added, {len(report.known)} known already, {len(report.refused)} refused.")
     for refusal in report.refused:
-        console.print(f"  refused {refusal.where}: {refusal.reason}", highlight=False, markup=False)
+        lines.print(f"  refused {refusal.where}: {refusal.reason}", markup=False)
     if report.refused:
         raise typer.Exit(1)
 
@@ -150,15 +151,15 @@ def train(
     store.close()
     jobs = Jobs(opened)
     job_id = start_training(jobs, protocol, requested_by="command line")
-    console.print(f"Job {job_id} waits for the worker.")
+    lines.print(f"Job {job_id} waits for the worker.")
     with sole_worker(opened) as alone:
         if alone:
             from apps.worker import register
 
-            console.print("No worker runs for this site: this command works on its jobs until this one is done.")
+            lines.print("No worker runs for this site: this command works on its jobs until this one is done.")
             launch_worker(opened, register)
         state, words = _follow(jobs, job_id)
-    console.print(words, highlight=False, markup=False)
+    lines.print(words, markup=False)
     if state != "SUCCESS":
         raise typer.Exit(1)
 
@@ -190,7 +191,7 @@ def rollback(
     site: SiteOption = _HERE,
 ) -> None:
     """Make the champion before the present one champion again."""
-    console.print(f"Champion is now {_registry(Site(site)).rollback(protocol).name}.")
+    lines.print(f"Champion is now {_registry(Site(site)).rollback(protocol).name}.")
 
 
 @app.command()
@@ -209,15 +210,16 @@ def status(site: SiteOption = _HERE) -> None:
 
 @app.command()
 def sample(
-    folder: Annotated[Path, typer.Argument(help="Where the volumes are put: images/ and labels/.")],
+    folder: Annotated[Path, typer.Argument(help="Where they are put: images/, labels/ and series/.")],
     cases: Annotated[int, typer.Option(min=1, help="How many.")] = 6,
 ) -> None:
-    """Fetch MSD hippocampus volumes through MONAI's loader, or draw phantoms where there is no internet."""
-    from training.samples import sample_volumes
+    """Fetch MSD hippocampus volumes, or draw phantoms where there is no internet, and draw a DICOM series."""
+    from training.samples import draw_series, sample_volumes
 
     with console.status("Fetching MSD Task04, or drawing phantoms …"):
         source = sample_volumes(folder, cases)
-    console.print(f"{cases} sample volumes in {folder}: {source}.")
+        draw_series(folder / "series")
+    lines.print(f"{cases} sample volumes in {folder}: {source}. A DICOM series of a drawn phantom is in series/.")
 
 
 @account_app.command("add")
@@ -232,7 +234,7 @@ def account_add(
     chosen = password or secrets.token_urlsafe(12)
     accounts.add(name, chosen, frozenset(role))
     shown = "" if password else f", password [bold]{chosen}[/] (shown this once)"
-    console.print(f"Account [bold]{name}[/] ({', '.join(role)}){shown}", highlight=False)
+    lines.print(f"Account [bold]{name}[/] ({', '.join(role)}){shown}")
 
 
 @account_app.command("list")
@@ -251,7 +253,7 @@ def account_password(name: str, site: SiteOption = _HERE) -> None:
     """Give an account a new password, printed once."""
     password = secrets.token_urlsafe(12)
     _accounts(site).set_password(name, password)
-    console.print(f"New password of {name}: [bold]{password}[/] (shown this once)", highlight=False)
+    lines.print(f"New password of {name}: [bold]{password}[/] (shown this once)")
 
 
 @account_app.command("address")
@@ -268,7 +270,7 @@ def account_address(
     if account is None:
         raise AccountError("no account of this name. No address was made.")
     if revoke:
-        console.print(f"{accounts.revoke_addresses(account)} address(es) of {name} ended.")
+        lines.print(f"{accounts.revoke_addresses(account)} address(es) of {name} ended.")
         return
     web = opened.config.web
     # Printed plainly, so that a narrow terminal does not break it in two.
@@ -283,7 +285,7 @@ def protocol_add(path: Path, site: SiteOption = _HERE) -> None:
     protocol = load_protocol(path)
     store.add_protocol(protocol)
     store.close()
-    console.print(f"Protocol {protocol.name} version {protocol.version} is in use.")
+    lines.print(f"Protocol {protocol.name} version {protocol.version} is in use.")
 
 
 @protocol_app.command("list")
@@ -307,18 +309,27 @@ def _follow(jobs: "Jobs", job_id: str) -> tuple[str, str]:
             if job is None:
                 return "ERROR", "The job vanished from the site's job database."
             said = jobs.progress(job_id) or {}
-            bar.update(
-                task,
-                description=" ".join(str(said.get(key, "")) for key in ("stage", "note")).strip() or "waiting",
-                completed=said.get("epoch", 0),
-                total=said.get("epochs"),
-            )
+            bar.update(task, description=str(said.get("stage", "waiting")))
+            if "epoch" in said:
+                bar.update(task, completed=said["epoch"], total=said["epochs"])
             if not job.active:
                 break
             time.sleep(_FOLLOW_S)
     if job.state == "SUCCESS":
-        return job.state, str(job.result)
+        return job.state, _outcome(job.result)
     return job.state, f"Job {job_id} ended as {job.state}: {job.error or 'no reason was recorded'}"
+
+
+def _outcome(result: dict[str, Any]) -> str:
+    """What a training came to, in words."""
+    released = "passed its gate and is champion" if result["promoted"] else "is kept and not released"
+    figure = f"mean Dice {result['dice_mean']:.3f} on {result['cases']} held-out cases"
+    said = [
+        f"{result['model_version']} {released}: {figure}.",
+        *(f"  gate: {reason}" for reason in result["reasons"]),
+        f"MLflow run {result['run_id']}, snapshot {result['snapshot'][:12]}, bundle {result['bundle_sha256'][:12]}.",
+    ]
+    return "\n".join(said)
 
 
 def _progress() -> Progress:

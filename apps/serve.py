@@ -115,6 +115,7 @@ class Supervisor:
                     f"{service.name}: {host}:{port} is in use by another program."
                     " Stop it, or give another port in config.toml. Nothing was started."
                 )
+        _prepare_tracking(self._site)
         try:
             for service in chosen:
                 log = self._site.folder("logs") / f"{service.name}.log"
@@ -135,14 +136,15 @@ class Supervisor:
     def stop(self) -> None:
         """End every service: politely, and by force where one does not listen."""
         for running in self._running:
-            _signal(running, signal.SIGTERM)
+            running.process.terminate()
         deadline = time.monotonic() + _STOP_LIMIT_S
         for running in self._running:
-            try:
+            with contextlib.suppress(subprocess.TimeoutExpired):
                 running.process.wait(max(0.0, deadline - time.monotonic()))
-            except subprocess.TimeoutExpired:
-                _signal(running, signal.SIGKILL)
-                running.process.wait()
+            # Each service leads its own process group: what it started and left behind goes with it.
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(running.process.pid, signal.SIGKILL)
+            running.process.wait()
         self._running.clear()
 
     def process_ids(self) -> dict[str, int]:
@@ -192,6 +194,14 @@ def serving(site: Site, say: Callable[[str], None] = print) -> Iterator[Supervis
         supervisor.stop()
 
 
+def _prepare_tracking(site: Site) -> None:
+    """Make MLflow's database before several processes open it: its own first migration bears only one."""
+    if not (site.root / "mlflow" / "mlflow.db").exists():
+        from training.tracking import open_client  # heavy, and needed once in a site's life
+
+        open_client(site.tracking_uri)
+
+
 def _spawn(service: Service, log: Path) -> subprocess.Popen[bytes]:
     with log.open("ab") as output:
         return subprocess.Popen(
@@ -203,12 +213,6 @@ def _spawn(service: Service, log: Path) -> subprocess.Popen[bytes]:
             start_new_session=True,
             preexec_fn=_end_with_parent,
         )
-
-
-def _signal(running: _Running, number: signal.Signals) -> None:
-    """To the service and whatever it started itself: each service leads its own process group."""
-    with contextlib.suppress(ProcessLookupError):
-        os.killpg(running.process.pid, number)
 
 
 def _end_with_parent() -> None:

@@ -92,11 +92,13 @@ def _workplace(site: Site) -> Iterator[Workplace]:
 
 
 def _tell(progress: dict[str, Any]) -> None:
-    """Report progress; that of a job which was cancelled meanwhile is refused, and the training stops there."""
+    """Report progress; DBOS refuses it from a job that was cancelled, or given to another worker."""
     try:
         report_progress(progress)
-    except error.DBOSWorkflowCancelledError as refusal:
-        raise TrainingCancelled("cancelled; nothing was released") from refusal
+    except (error.DBOSWorkflowCancelledError, error.DBOSWorkflowConflictIDError) as refusal:
+        if cancelled():
+            raise TrainingCancelled("cancelled; nothing was released") from refusal
+        raise
 
 
 def _cancelled() -> Callable[[], bool]:

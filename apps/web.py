@@ -63,6 +63,8 @@ _STATUS: dict[type[Exception], int] = {
     BundleError: 503,
 }
 
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
 log = logging.getLogger("overread.web")
 
 
@@ -106,6 +108,7 @@ def _answer_errors(app: FastAPI) -> None:
     app.add_exception_handler(StarletteHTTPException, _http_error)
     app.add_exception_handler(RequestValidationError, _invalid)
     app.add_exception_handler(OperationalError, _database_error)
+    app.add_exception_handler(OSError, _disk_error)
     app.add_exception_handler(Exception, _unexpected)
 
 
@@ -133,9 +136,15 @@ def _database_error(request: Request, error: Exception) -> Response:
     return _answer(request, 503, "the site's database is busy, full or out of reach. Nothing was saved; try again.")
 
 
+def _disk_error(request: Request, error: Exception) -> Response:
+    assert isinstance(error, OSError)  # noqa: S101
+    log.error("the file system refused: %s", error.strerror)
+    if error.errno in _NO_ROOM:
+        return _answer(request, 507, "there is no room on the site's disk. Nothing was saved.")
+    return _unexpected(request, error)
+
+
 def _unexpected(request: Request, error: Exception) -> Response:
-    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return _answer(request, 507, "the site's disk is full. Nothing was saved.")
     return _answer(request, 500, "something went wrong here; the server's log says what. Nothing was acknowledged.")
 
 

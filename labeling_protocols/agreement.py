@@ -29,7 +29,7 @@ def dice(a_ZYX: Mask, b_ZYX: Mask) -> float:
 def hd95_mm(a_ZYX: Mask, b_ZYX: Mask, spacing_mm_ZYX: Spacing) -> float | None:
     """Robust Hausdorff distance in mm: the larger of the two directed 95th percentiles between surface voxels.
 
-    A surface voxel is one of the mask with a face neighbour outside it. 0 where both masks are empty, None where one is.
+    A surface voxel is one of the mask with a face neighbour outside it. 0 if both masks are empty, None if one is.
     """
     a_any, b_any = bool(a_ZYX.any()), bool(b_ZYX.any())
     if not (a_any and b_any):

@@ -16,6 +16,7 @@ from labeling_protocols.geometry import Geometry, Volume
 
 _SOP_CLASS = {"MR": MRImageStorage, "CT": CTImageStorage}
 _MAXIMUM_STORED = 2**15 - 1
+_UID_LENGTH_MAX = 64  # PS3.5 section 9.1
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,6 +34,14 @@ class SeriesIdentity:
     manufacturer: str = "Overread"
     model_name: str = "Phantom"
     body_part: str = "BRAIN"
+
+    def __post_init__(self) -> None:
+        longest = _UID_LENGTH_MAX - len(".9999")
+        if len(self.series_uid) > longest:
+            raise ValueError(
+                f"a series UID of {len(self.series_uid)} characters leaves no room for the instances' numbers;"
+                f" expected at most {longest}"
+            )
 
 
 def write_series(

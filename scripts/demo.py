@@ -284,8 +284,9 @@ class Demo:
             while client.train_status(check_if_running=True):
                 said = self.answer(requests.get(f"{self.server}/train/", headers=client._headers, timeout=30))
                 progress = said.get("progress") or {}
-                words = f"training: {progress.get('stage', 'waiting')}"
-                bar.update(task, description=words, completed=progress.get("epoch", 0), total=progress.get("epochs"))
+                bar.update(task, description=f"training: {progress.get('stage', 'waiting')}")
+                if "epoch" in progress:
+                    bar.update(task, completed=progress["epoch"], total=progress["epochs"])
                 if time.monotonic() > deadline:
                     raise DemoError("train: the job did not end in time")
                 time.sleep(POLL_S)

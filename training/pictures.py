@@ -40,6 +40,7 @@ def overlay(protocol: Protocol, title: str, image: Volume, truth: Volume, predic
             vmin=low,
             vmax=high,
             aspect=spacing[rows] / spacing[columns],
+            origin="upper" if axis == 0 else "lower",  # head up, where slices are stacked from the feet
         )
         for structure in protocol.structures:
             for label, style in ((truth, "dashed"), (predicted, "solid")):

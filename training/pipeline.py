@@ -221,14 +221,14 @@ class _Work:
 
     @contextmanager
     def running(self) -> Iterator[RunLog]:
-        """The job's MLflow run; what stops the step is written there too."""
+        """The job's MLflow run; what fails or cancels the step is written there too, a mere interruption is not."""
         run = self._place.tracking.run(self._job, self.protocol.name)
         try:
             yield run
         except TrainingCancelled:
             run.close("KILLED")
             raise
-        except BaseException:
+        except Exception:
             run.close("FAILED")
             raise
 

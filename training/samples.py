@@ -4,8 +4,10 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
+from pydicom.uid import generate_uid
 
 from labeling_protocols.geometry import Geometry, Volume
+from labeling_protocols.series_writer import SeriesIdentity, write_series
 from labeling_protocols.volumes import write_volume
 
 MSD_TASK = "Task04_Hippocampus"
@@ -47,6 +49,21 @@ def draw_phantoms(folder: Path, count: int, *, seed: int = 0) -> None:
         image, label = phantom(np.random.default_rng((seed, number)))
         write_volume(image, folder / "images" / f"phantom_{number:03d}.nii.gz")
         write_volume(label, folder / "labels" / f"phantom_{number:03d}.nii.gz")
+
+
+def draw_series(folder: Path, *, seed: int = 0) -> None:
+    """One more phantom, as a DICOM MR series: something to look at in a DICOM viewer."""
+    image, _ = phantom(np.random.default_rng((seed, 10**6)))
+    study, series, frame = (generate_uid(prefix=None) for _ in range(3))
+    identity = SeriesIdentity(
+        patient_id="PHANTOM",
+        patient_name="Phantom^Drawn",
+        study_uid=study,
+        series_uid=series,
+        frame_of_reference_uid=frame,
+        study_description="Phantom",
+    )
+    write_series(image, folder, identity)
 
 
 def phantom(random: np.random.Generator) -> tuple[Volume, Volume]:

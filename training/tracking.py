@@ -4,11 +4,13 @@ A training is found again by its job's id, so a worker that was killed and start
 whatever is logged twice stands there once.
 """
 
+import fcntl
 import json
 import platform
 import subprocess
 import tempfile
-import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -17,7 +19,7 @@ from matplotlib.figure import Figure
 
 from training.loop import Epoch
 from training.plan import Plan
-from training.quiet_mlflow import Dataset, DatasetInput, InputTag, Metric, MlflowClient, MlflowException, Param, RunTag
+from training.quiet_mlflow import Dataset, DatasetInput, InputTag, Metric, MlflowClient, Param, RunTag
 from training.snapshot import Snapshot
 
 _JOB_TAG = "overread.job"
@@ -115,18 +117,26 @@ class Tracking:
 
 
 def open_client(tracking_uri: str) -> MlflowClient:
-    """A client of this MLflow database or server, registry included.
+    """A client of this MLflow database or server, registry included; a new database gets its tables here.
 
-    The first process to open a new database makes its tables; one that comes in the middle of that waits for it.
+    One process at a time: MLflow's own migrations fail when two run them on the same SQLite file.
     """
-    for _ in range(20):
-        try:
-            client = MlflowClient(tracking_uri=tracking_uri, registry_uri=tracking_uri)
-            client.search_experiments(max_results=1)
-            return client
-        except MlflowException:
-            time.sleep(0.5)
-    return MlflowClient(tracking_uri=tracking_uri, registry_uri=tracking_uri)
+    with _alone(tracking_uri):
+        client = MlflowClient(tracking_uri=tracking_uri, registry_uri=tracking_uri)
+        client.search_experiments(max_results=1)
+        return client
+
+
+@contextmanager
+def _alone(tracking_uri: str) -> Iterator[None]:
+    """Hold a lock beside a SQLite file; a server looks after itself."""
+    database = tracking_uri.removeprefix("sqlite:///")
+    if database == tracking_uri:
+        yield
+        return
+    with Path(f"{database}.lock").open("a") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
 
 
 def _metrics(epoch: Epoch, names: dict[int, str]) -> list[Metric]:

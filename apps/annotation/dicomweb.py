@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
 import numpy as np
+import requests
 from dicomweb_client import DICOMfileClient
 from fastapi import APIRouter, Depends, HTTPException, Request
 from fastapi.responses import Response
@@ -61,7 +62,10 @@ class Archive:
 
     def ask(self, question: Callable[[DICOMfileClient], _Answer]) -> _Answer:
         """The answer of the index, which is made anew where the folder has changed."""
-        return self._thread.submit(lambda: question(self._current())).result()
+        try:
+            return self._thread.submit(lambda: question(self._current())).result()
+        except requests.HTTPError as error:  # what the client makes of any mistake in a search
+            raise HTTPException(400, "this search cannot be answered") from error
 
     def path(self, study: str, series: str, instance: str) -> Path:
         """The file of an instance; raises `UnknownError`."""
@@ -191,6 +195,10 @@ def _metadata(paths: Sequence[Path]) -> Response:
     for path in paths:
         image = dcmread(path, stop_before_pixels=True)
         syntax = image.file_meta.TransferSyntaxUID
+        # OHIF 3.13 takes the first letter of this word for the word and then shows nothing; PS3.3 C.11.2.1.3: it is the
+        # default, so without it nothing is said otherwise.
+        if image.get("VOILUTFunction") == "LINEAR":
+            del image.VOILUTFunction
         image.AvailableTransferSyntaxUID = syntax if UID(syntax).is_encapsulated else ExplicitVRLittleEndian
         answers.append(image.to_json_dict(suppress_invalid_tags=True))
     return _as_json(answers)

@@ -13,9 +13,7 @@ router = APIRouter()
 
 
 @router.get("/train/")
-def training_status(
-    caller: Anyone, overread: Overread, all: bool = False, check_if_running: bool = False
-) -> dict[str, Any]:
+def training_status(caller: Anyone, overread: Overread, check_if_running: bool = False) -> dict[str, Any]:
     """The newest training, or 404; `check_if_running` asks only for one that waits or runs."""
     task = train.newest_task(overread.jobs, running_only=check_if_running)
     if task is None:

@@ -76,9 +76,7 @@ class Served:
     def save(self, account: Account, case: str, label: Volume, folder: Path, **params: Any) -> dict[str, Any]:
         path = folder / f"label{next(self.numbers)}.nrrd"
         write_volume(label, path)
-        answer: dict[str, Any] = self.client(account).save_label(
-            case, str(path), params={"label_info": INFO, **params}
-        )
+        answer: dict[str, Any] = self.client(account).save_label(case, str(path), params={"label_info": INFO, **params})
         return answer
 
     def put_label(self, account: Account, case: str, content: bytes, **how: Any) -> requests.Response:
@@ -106,9 +104,7 @@ def serving(root: Path) -> Iterator[Served]:
         assert thread.is_alive(), "the server ended before it answered"
         thread.join(0.02)
     try:
-        yield Served(
-            url=f"http://127.0.0.1:{port}", site=site, store=store, accounts=Accounts(store, site), app=app
-        )
+        yield Served(url=f"http://127.0.0.1:{port}", site=site, store=store, accounts=Accounts(store, site), app=app)
     finally:
         server.should_exit = True
         thread.join()

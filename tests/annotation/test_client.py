@@ -168,13 +168,13 @@ def test_3d_slicers_segments_in_another_order_are_kept_in_protocol_values(served
 
 def test_an_unknown_strategy_model_or_trainer_is_a_404_in_words(served: Served) -> None:
     client = served.client(served.account(Role.READER, Role.ENGINEER))
-    for call in (
-        lambda: client.next_sample("random", {}),
-        lambda: client.infer("liver", "x", {}),
-        lambda: client.train_start("liver", {}),
+    for call, arguments in (
+        (client.next_sample, ("random", {})),
+        (client.infer, ("liver", "x", {})),
+        (client.train_start, ("liver", {})),
     ):
         with pytest.raises(MONAILabelClientException) as refusal:
-            call()
+            call(*arguments)
         assert "404" in refusal.value.msg
         assert "unknown" in refusal.value.msg
 

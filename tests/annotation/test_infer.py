@@ -1,4 +1,4 @@
-"""The champion as the model viewers see: proposals, prelabels, replacement without a restart, and a server that answers."""
+"""The champion as the model viewers see: proposals, prelabels, replacement without a restart, a busy server."""
 
 import threading
 import time
@@ -71,7 +71,9 @@ def test_a_read_says_which_prelabel_it_may_have_begun_from(
     client = served.client(reader)
     while client.next_sample("worklist", {"protocol": protocol.name})["id"] != case.id:
         seen = client.next_sample("worklist", {"protocol": protocol.name})["id"]
-        served.save(reader, seen, Volume(array_ZYX=label.array_ZYX, geometry=served.store.case(seen).geometry), tmp_path)
+        served.save(
+            reader, seen, Volume(array_ZYX=label.array_ZYX, geometry=served.store.case(seen).geometry), tmp_path
+        )
     client.infer(protocol.name, case.id, {})
     served.save(reader, case.id, label, tmp_path)
     [read] = served.store.reads(case.id, reader.id)
@@ -79,9 +81,7 @@ def test_a_read_says_which_prelabel_it_may_have_begun_from(
 
 
 @pytest.mark.parametrize("output", ["image", "json", "all"])
-def test_each_kind_of_answer_carries_what_it_says(
-    served: Served, released: tuple[Protocol, str], output: str
-) -> None:
+def test_each_kind_of_answer_carries_what_it_says(served: Served, released: tuple[Protocol, str], output: str) -> None:
     protocol, model = released
     case = served.store.cases(protocol.name)[0]
     answer = served.session(served.account()).post(
@@ -129,7 +129,7 @@ def test_the_server_answers_while_an_inference_runs(
     served: Served, released: tuple[Protocol, str], tmp_path: Path
 ) -> None:
     protocol, _ = released
-    large = replace(STRAIGHT, shape_ZYX=(110, 110, 110), spacing_mm_XYZ=(1.5, 1.5, 1.5))
+    large = replace(STRAIGHT, shape_ZYX=(72, 72, 72), spacing_mm_XYZ=(1.5, 1.5, 1.5))
     path = tmp_path / "large.nrrd"
     noise = np.random.default_rng(1).normal(0, 5, large.shape_ZYX).astype(np.float32)
     write_volume(Volume(array_ZYX=noise, geometry=large), path)

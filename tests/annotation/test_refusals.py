@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import resource
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -153,6 +154,28 @@ def test_hostile_names_read_and_write_nothing(served: Served, reader: Account, c
     assert served.store.reads(case.id) == []
 
 
+@pytest.mark.parametrize(
+    ("room", "status"), [(100, 507), (3000, 503)], ids=["for nothing", "for the label but not for its row"]
+)
+def test_on_a_full_disk_nothing_is_acknowledged_and_later_it_is(served: Served, room: int, status: int) -> None:
+    """The kernel refuses files above some bytes, as a full disk would refuse them."""
+    protocol, reader = served.protocol(), served.account()
+    [case] = served.cases(protocol)
+    served.client(reader).next_sample("worklist", {"protocol": protocol.name})
+    label = volume_bytes(label_of(), ".nrrd")
+    unlimited = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (room, unlimited[1]))
+    try:
+        answer = served.put_label(reader, case.id, label)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, unlimited)
+    assert answer.status_code == status, answer.text
+    assert "Nothing was saved" in answer.json()["detail"]
+    assert served.store.reads(case.id) == []
+    assert served.put_label(reader, case.id, label).status_code == 200
+    assert len(served.store.reads(case.id)) == 1
+
+
 def test_what_monailabel_has_and_this_server_does_not_do_is_refused_in_words(served: Served, case: Case) -> None:
     session = served.session(served.account(*Role))
     for method, path, words in (
@@ -177,5 +200,7 @@ def test_a_wrong_parameter_is_named_and_not_repeated(served: Served) -> None:
 
 
 def test_another_site_gets_no_permission_to_read(served: Served) -> None:
-    answer = served.session(served.account()).get(f"{served.url}/info/", headers={"Origin": "https://elsewhere.example"})
+    answer = served.session(served.account()).get(
+        f"{served.url}/info/", headers={"Origin": "https://elsewhere.example"}
+    )
     assert "access-control-allow-origin" not in answer.headers

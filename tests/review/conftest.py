@@ -16,7 +16,7 @@ from labeling_protocols.worklist import next_case
 from tests.annotation.served import Served, serving
 from tests.conftest import OBLIQUE, image_of, label_of
 
-_SWIFTSHADER = ["--no-sandbox", "--use-angle=swiftshader", "--enable-unsafe-swiftshader", "--ignore-gpu-blocklist"]
+SWIFTSHADER = ["--no-sandbox", "--use-angle=swiftshader", "--enable-unsafe-swiftshader", "--ignore-gpu-blocklist"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,7 +51,7 @@ def browser() -> Iterator[Browser]:
     if chromium is None or not (assets_folder() / "niivue").is_dir():
         pytest.skip("no browser to look with: install Debian's chromium and run scripts/setup")
     with sync_playwright() as playwright:
-        yield playwright.chromium.launch(executable_path=chromium, args=_SWIFTSHADER)
+        yield playwright.chromium.launch(executable_path=chromium, args=SWIFTSHADER)
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""What an adjudicator sees and does in a browser: overlays asserted on pixels, a dispute settled, by keyboard alone too."""
+"""What an adjudicator sees and does in a browser: overlays by their pixels, a dispute settled, by keyboard too."""
 
 import io
 from pathlib import Path
@@ -23,8 +23,6 @@ FLIPPED = Geometry(
     origin_mm_LPS=(20.0, -18.0, 30.0),
     direction_LPS=(-1.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0, -1.0),
 )
-
-HALF_A_VOXEL_PX = 9  # a voxel of that grid is 18 pixels wide and more in the large view; NiiVue smooths its fillings
 
 
 def boxes(x: int) -> Volume:
@@ -51,8 +49,8 @@ def orange(pixels: NDArray[np.int16]) -> NDArray[np.bool_]:
 
 
 def cyan(pixels: NDArray[np.int16]) -> NDArray[np.bool_]:
-    """The crosshair is greener and paler."""
-    return pixels[..., 2] - pixels[..., 0] > 100
+    """The crosshair is greener than it is blue."""
+    return (pixels[..., 2] - pixels[..., 0] > 60) & (pixels[..., 2] - pixels[..., 1] > 10)
 
 
 def extent(mask: NDArray[np.bool_]) -> NDArray[np.intp]:
@@ -91,20 +89,25 @@ def test_an_adjudicator_opens_the_worst_dispute_sees_both_readers_and_settles_it
 
 
 def test_outlines_lie_where_the_viewer_itself_draws_the_label(served: Served, adjudicator: Account, page: Page) -> None:
-    """Lines are ours, fillings NiiVue's: on a flipped, anisotropic grid both must cover the same patch of the screen."""
+    """Lines are ours, fillings NiiVue's: on a flipped, anisotropic grid both must cover the same patch."""
     found = dispute(served, served.protocol(), boxes(3), boxes(12), FLIPPED)
     open_dispute(page, adjudicator, found)
     lines = seen(page)
     page.keyboard.press("f")
     filled = seen(page)
     for colour in (orange, cyan):
-        assert np.abs(extent(colour(lines)) - extent(colour(filled))).max() < HALF_A_VOXEL_PX, colour.__name__
+        drawn = extent(colour(lines))
+        # Each reader's boxes are 11 voxels high and 6 wide on the screen; NiiVue smooths within half a voxel.
+        half_a_voxel_px = np.tile((drawn[2:] - drawn[:2]) / (11, 6) / 2, 2)
+        assert (np.abs(drawn - extent(colour(filled))) < half_a_voxel_px).all(), colour.__name__
         assert colour(filled).sum() > 3 * colour(lines).sum()
     page.keyboard.press("f")
     np.testing.assert_array_equal(orange(seen(page)), orange(lines))
 
 
-def test_everything_is_done_by_keyboard_alone(served: Served, adjudicator: Account, page: Page, disputed: Disputed) -> None:
+def test_everything_is_done_by_keyboard_alone(
+    served: Served, adjudicator: Account, page: Page, disputed: Disputed
+) -> None:
     open_dispute(page, adjudicator, disputed)
     both = seen(page)
     page.keyboard.press("1")
@@ -197,4 +200,4 @@ def test_a_page_refused_is_a_page_in_words(browser: Browser, served: Served, dis
 
 def test_pictures_of_the_pages_are_small_enough_to_keep() -> None:
     for picture in (Path(__file__).parents[2] / "apps" / "review" / "pictures").glob("*.png"):
-        assert picture.stat().st_size <= 300_000, picture.name
+        assert picture.stat().st_size <= 400_000, picture.name

@@ -52,11 +52,11 @@ def test_ingest_adds_what_it_can_and_tells_what_it_refused(root: Path, tmp_path:
     ("words", "expected"),
     [
         (("ingest", "{tmp}", "--protocol", "liver"), "unknown protocol"),
-        (("ingest", "{tmp}/nowhere", "--protocol", "hippocampus"), "nowhere"),
+        (("ingest", "{tmp}/nowhere", "--protocol", "hippocampus"), "no such file or folder"),
         (("protocol", "add", "{tmp}/none.yaml"), "cannot be read"),
         (("account", "add", "admin", "--role", "reader", "--password", "long enough"), "exists"),
         (("account", "address", "nobody"), "no account of this name"),
-        (("rollback", "hippocampus"), "champion"),
+        (("rollback", "hippocampus"), "no model of protocol hippocampus has passed the gate yet"),
         (("train", "liver"), "unknown protocol"),
     ],
     ids=lambda value: " ".join(value[:2]) if isinstance(value, tuple) else "",

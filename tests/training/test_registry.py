@@ -1,6 +1,9 @@
 """The registry: the champion moves on the word of a passed gate report about exactly its bundle, and back again."""
 
+import subprocess
+import sys
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -105,3 +108,13 @@ def test_a_registry_with_another_key_serves_no_bundle(released: Workplace) -> No
     stranger = Registry(released.tracking_uri, released.bundles, Ed25519PrivateKey.generate().public_key())
     with pytest.raises(BundleError, match="another key"):
         stranger.bundle(stranger.champion("hippocampus"))
+
+
+@pytest.mark.slow
+def test_several_processes_may_open_a_new_mlflow_database_at_once(tmp_path: Path) -> None:
+    uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
+    program = f"from training.tracking import open_client; open_client({uri!r}).search_registered_models()"
+    processes = [subprocess.Popen([sys.executable, "-c", program], stderr=subprocess.PIPE) for _ in range(2)]
+    for process in processes:
+        _, errors = process.communicate()
+        assert process.returncode == 0, errors.decode()[-1000:]

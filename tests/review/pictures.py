@@ -1,0 +1,91 @@
+"""The README's pictures: phantoms, two readers who differ, and a real browser in; PNGs beside the pages out.
+
+`python -m tests.review.pictures` takes them anew. Phantoms only: no picture of a person is kept in the project.
+"""
+
+import shutil
+import tempfile
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+from playwright.sync_api import Page, sync_playwright
+from scipy import ndimage
+
+from apps.ingest.folder import ingest
+from labeling_protocols.geometry import Volume
+from labeling_protocols.records import Role
+from labeling_protocols.settlement import settle
+from labeling_protocols.worklist import next_case
+from tests.annotation.served import Served, serving
+from tests.review.conftest import SWIFTSHADER, sign_in
+from training.samples import draw_series, phantom
+
+PICTURES = Path(__file__).parents[2] / "apps" / "review" / "pictures"
+_PROTOCOL = "hippocampus"
+
+
+def main() -> None:
+    with tempfile.TemporaryDirectory() as folder, serving(Path(folder) / "site") as served:
+        _disagree(served)
+        draw_series(Path(folder) / "series")
+        ingest(served.store, served.site, Path(folder) / "series", _PROTOCOL)
+        judge = served.account(Role.ADJUDICATOR, name="judge")
+        with sync_playwright() as playwright:
+            browser = playwright.chromium.launch(executable_path=shutil.which("chromium"), args=SWIFTSHADER)
+            page = browser.new_page(viewport={"width": 1280, "height": 800}, base_url=served.url)
+            sign_in(page, judge, "/review/")
+            page.screenshot(path=PICTURES / "queue.png", clip={"x": 0, "y": 0, "width": 1280, "height": 520})
+            page.get_by_role("link", name="Open").first.click()
+            page.wait_for_selector("body[data-shown=true]", timeout=30_000)
+            _decide(page)
+            page.screenshot(path=PICTURES / "dispute.png")
+            _ohif(page)
+            browser.close()
+    for picture in PICTURES.glob("*.png"):
+        Image.open(picture).convert("RGB").quantize(256).save(picture, optimize=True)
+
+
+def _disagree(served: Served) -> None:
+    """Four cases, each read twice: slips of a growing kind, and one reader who left a structure out."""
+    readers = [served.account(), served.account()]
+    drawn = {}
+    for number in range(4):
+        image, label = phantom(np.random.default_rng(number))
+        case, _ = served.store.add_case(protocol=_PROTOCOL, patient=f"P{number}", volume=image, modality="MR")
+        drawn[case.id] = (number, label)
+    for reader in readers:
+        while case := next_case(served.store, _PROTOCOL, reader.id):  # type: ignore[assignment]
+            number, label = drawn[case.id]
+            array = label.array_ZYX
+            if reader is readers[1]:
+                array = ndimage.shift(array, (0.4 * number, 1.6 * number, 0.8 * number), order=0)
+                array = np.where((array == 2) & (number == 3), 0, array)
+            outlined = Volume(array_ZYX=array.astype(np.uint8), geometry=label.geometry)
+            served.store.save_read(case_id=case.id, reader=reader.id, label=outlined)
+            settle(served.store, case.id)
+
+
+def _decide(page: Page) -> None:
+    """Choose the reader who outlined both structures; which letter that is, the site's key decides."""
+    detail = page.request.get(page.url.replace("/review/disputes/", "/review/api/disputes/")).json()
+    reads = sorted(detail["reads"], key=lambda read: read["volumes_ml"]["posterior"])
+    page.get_by_label(f"Reader {reads[1]['letter']}", exact=True).and_(page.locator("input")).check()
+    page.get_by_label("Rationale").fill(f"Reader {reads[0]['letter']} leaves out the tail.")
+
+
+def _ohif(page: Page) -> None:
+    """The viewer in the middle of the site's one series, its introductions put away."""
+    study = page.request.get("/dicomweb/studies").json()[0]["0020000D"]["Value"][0]
+    page.goto(f"/ohif/viewer?StudyInstanceUIDs={study}")
+    page.get_by_text("Skip all").click(timeout=60_000)
+    page.get_by_text("Confirm and hide").click()
+    page.locator(".viewport-element canvas").first.click()
+    for _ in range(17):
+        page.keyboard.press("ArrowDown")
+    page.get_by_text("(18/36)").wait_for(timeout=30_000)
+    page.screenshot(path=PICTURES / "ohif.png")
+
+
+if __name__ == "__main__":
+    main()
