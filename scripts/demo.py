@@ -302,7 +302,7 @@ class Demo:
                 "snapshot": self.model.snapshot,
                 "mlflow_run_id": self.model.run_id,
                 "model_version": self.model.name,
-                "bundle": f"{self.model.bundle_sha256}.zip",
+                "bundle": f"site/bundles/{self.model.bundle_sha256}.zip",
                 "gate": {"passed": self.model.gate_passed, "reasons": said.get("reasons", [])},
             }
         )
