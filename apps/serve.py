@@ -28,6 +28,13 @@ _BACKOFF_MAX_S = 30.0
 _STEADY_S = 60.0  # a service that ran this long fell for a new reason
 _PR_SET_PDEATHSIG = 1
 _LIBC = ctypes.CDLL(None)
+# MLflow is to show runs: it tells nobody of them, and needs no job runner of its own.
+_ENVIRONMENT = {
+    "PYTHONUNBUFFERED": "1",
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "DO_NOT_TRACK": "true",
+    "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
+}
 
 
 class ServeError(RuntimeError):
@@ -209,7 +216,7 @@ def _spawn(service: Service, log: Path) -> subprocess.Popen[bytes]:
             stdout=output,
             stderr=subprocess.STDOUT,
             stdin=subprocess.DEVNULL,
-            env={**os.environ, "PYTHONUNBUFFERED": "1", "MLFLOW_DISABLE_TELEMETRY": "true", "DO_NOT_TRACK": "true"},
+            env={**os.environ, **_ENVIRONMENT},
             start_new_session=True,
             preexec_fn=_end_with_parent,
         )

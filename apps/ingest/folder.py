@@ -60,13 +60,15 @@ def ingest(
     """Take every volume and every DICOM series below `path` as a case of the protocol.
 
     `progress(done, total)` is called before the first item and after each. Raises `IngestError` where there is no such
-    path and `UnknownError` where there is no such protocol.
+    path or no image in it, and `UnknownError` where there is no such protocol.
     """
     if not path.exists():
         raise IngestError("there is no such file or folder; nothing was read")
     keep_values_out_of_logs()
     protocol = store.protocol(protocol_name)
     items = _items(store, site, path, protocol)
+    if not items:
+        raise IngestError(f"found no NIfTI, NRRD or DICOM image to label under {protocol.name}; no case was made")
     added: list[str] = []
     known: list[str] = []
     refused: list[Refusal] = []

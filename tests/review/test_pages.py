@@ -139,16 +139,25 @@ def test_everything_is_done_by_keyboard_alone(
 def test_the_pages_and_their_traffic_name_no_reader(
     served: Served, adjudicator: Account, page: Page, disputed: Disputed
 ) -> None:
+    answers: list[Response] = []
     bodies: list[bytes] = []
 
-    def keep(answer: Response) -> None:
-        if answer.status == 200 and "/static/" not in answer.url:
-            bodies.append(answer.url.encode() + str(answer.headers).encode() + answer.body())
+    def keep() -> None:
+        """What came since, before the next page drops it."""
+        page.wait_for_load_state("networkidle")
+        for answer in answers:
+            if answer.status == 200 and "/static/" not in answer.url:
+                bodies.append(answer.url.encode() + str(answer.headers).encode() + answer.body())
+        answers.clear()
 
-    page.on("response", keep)
-    open_dispute(page, adjudicator, disputed)
-    page.goto("/review/")
-    page.goto("/review/progress")
+    sign_in(page, adjudicator, "/review/")
+    page.on("response", lambda answer: answers.append(answer))
+    page.goto(f"/review/disputes/{disputed.case.id}")
+    page.wait_for_selector("body[data-shown=true]", timeout=30_000)
+    keep()
+    for address in ("/review/", "/review/progress"):
+        page.goto(address)
+        keep()
     assert len(bodies) >= 6
     everything = b"".join(bodies)
     assert disputed.case.id.encode() in everything
