@@ -86,6 +86,7 @@ def test_a_value_outside_the_protocol_is_refused_without_label_info_too(
         ("label", volume_bytes(label_of(), ".nrrd")),
         ("../../label.exe", b"MZ"),
     ],
+    ids=["no gzip", "gzip of no NIfTI", "cut NIfTI", "cut NRRD", "nothing", "DICOM suffix", "no suffix", "a program"],
 )
 def test_a_damaged_or_foreign_file_is_refused_in_words(
     served: Served, reader: Account, case: Case, filename: str, content: bytes
