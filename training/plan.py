@@ -27,7 +27,7 @@ PATCH_VOXELS_MAX = 64**3  # keeps a step of the default network within a few sec
 _DOWNSAMPLINGS_MAX = 5
 _EDGE_MIN = 4  # voxels that the coarsest feature map keeps along each axis
 _CHANNELS = (16, 32, 64, 128, 192, 256)
-_PATCHES_SHOWN = 2000  # cases × epochs; on two cores a few minutes for volumes of 50³
+_PATCHES_SHOWN = 3000  # cases × epochs; on two cores a few minutes for volumes of 50³
 _EPOCHS = (40, 400)
 
 
