@@ -134,11 +134,6 @@ def cancelled() -> bool:
     return status is not None and status.status == "CANCELLED"
 
 
-def stop_worker() -> None:
-    """Leave the running jobs to the next worker, which takes them up where they were."""
-    DBOS.destroy()
-
-
 @contextlib.contextmanager
 def _locked(path: Path) -> Iterator[None]:
     with path.open("a") as file:

@@ -12,7 +12,6 @@ import json
 import random
 import re
 import shutil
-import socket
 import subprocess
 import sys
 import tempfile
@@ -54,6 +53,7 @@ from labeling_protocols.geometry import Volume  # noqa: E402
 from labeling_protocols.protocol import SHIPPED, Protocol, load_protocol  # noqa: E402
 from labeling_protocols.series_writer import SeriesIdentity, write_series  # noqa: E402
 from labeling_protocols.volumes import read_volume, write_volume  # noqa: E402
+from tests.ports import free_ports  # noqa: E402
 from training.registry import Registry  # noqa: E402
 from training.samples import sample_volumes  # noqa: E402
 
@@ -550,14 +550,6 @@ def overread(*words: object) -> str:
             f"overread {' '.join(map(str, words[:2]))} ended with code {done.returncode}: {done.stdout}{done.stderr}"
         )
     return done.stdout
-
-
-def free_ports(count: int) -> list[int]:
-    with contextlib.ExitStack() as stack:
-        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
-        for one in sockets:
-            one.bind(("127.0.0.1", 0))
-        return [one.getsockname()[1] for one in sockets]
 
 
 def bars() -> Progress:
