@@ -12,13 +12,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.console import Console
 from rich.markup import escape
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from apps.accounts import AccountError, Accounts
+from apps.account_commands import account_app
+from apps.accounts import Accounts
+from apps.console import HERE, SiteOption, console, errors, lines, progress_bar
+from apps.label_commands import adopt_command, export_command
+from apps.protocol_commands import protocol_app
 from apps.settings import Site, make_site
+from apps.store_commands import audit_app, store_app
+from apps.worklist_commands import calibration_app, seats_app
 from labeling_protocols.protocol import SHIPPED, load_protocol
 from labeling_protocols.records import Role
 from labeling_protocols.store import Store
@@ -35,18 +39,15 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="Annotate, adjudicate, train and serve.",
 )
-account_app = typer.Typer(no_args_is_help=True, help="Make and change accounts.")
-protocol_app = typer.Typer(no_args_is_help=True, help="Add and list labelling protocols.")
 app.add_typer(account_app, name="account")
 app.add_typer(protocol_app, name="protocol")
+app.add_typer(store_app, name="store")
+app.add_typer(audit_app, name="audit")
+app.add_typer(seats_app, name="seats")
+app.add_typer(calibration_app, name="calibration")
+app.command("export")(export_command)
+app.command("adopt")(adopt_command)
 
-console = Console()
-# Sentences are never broken in two, whatever the terminal's width: people copy from them.
-lines = Console(soft_wrap=True, highlight=False)
-errors = Console(stderr=True, soft_wrap=True)
-
-SiteOption = Annotated[Path, typer.Option("--site", help="The site's folder.", envvar="OVERREAD_SITE")]
-_HERE = Path("site")
 _FOLLOW_S = 0.5
 
 
@@ -82,7 +83,7 @@ def init(
 
 
 @app.command()
-def serve(site: SiteOption = _HERE) -> None:
+def serve(site: SiteOption = HERE) -> None:
     """Run everything on this machine until Ctrl-C: web server, MLflow, DICOM endpoint and one worker."""
     from apps.serve import services, serving
 
@@ -116,14 +117,14 @@ def serve(site: SiteOption = _HERE) -> None:
 def ingest(
     path: Annotated[Path, typer.Argument(help="A folder of NIfTI or NRRD volumes or DICOM series, or one file.")],
     protocol: Annotated[str, typer.Option(help="The protocol its cases are labelled under.")],
-    site: SiteOption = _HERE,
+    site: SiteOption = HERE,
 ) -> None:
     """Bring images in as cases; DICOM headers are de-identified first. Ends with code 1 where anything was refused."""
     from apps.ingest.folder import ingest as ingest_folder
 
     opened = Site(site)
     store = Store(opened.database_url, opened.blobs)
-    with _progress() as bar:
+    with progress_bar() as bar:
         task = bar.add_task("ingest", total=None)
         report = ingest_folder(
             store, opened, path, protocol, progress=lambda done, total: bar.update(task, completed=done, total=total)
@@ -139,7 +140,7 @@ def ingest(
 @app.command()
 def train(
     protocol: Annotated[str, typer.Argument(help="Name of the protocol to train for.")],
-    site: SiteOption = _HERE,
+    site: SiteOption = HERE,
 ) -> None:
     """Train on the protocol's truths: snapshot, run, gate, bundle. Follows the job; Ctrl-C leaves it running."""
     from apps.jobs import Jobs, launch_worker, sole_worker
@@ -167,7 +168,7 @@ def train(
 @app.command()
 def models(
     protocol: Annotated[str, typer.Argument(help="Name of the protocol.")],
-    site: SiteOption = _HERE,
+    site: SiteOption = HERE,
 ) -> None:
     """List the protocol's model versions, newest first, with their gate and aliases."""
     registry = _registry(Site(site))
@@ -188,14 +189,14 @@ def models(
 @app.command()
 def rollback(
     protocol: Annotated[str, typer.Argument(help="Name of the protocol.")],
-    site: SiteOption = _HERE,
+    site: SiteOption = HERE,
 ) -> None:
     """Make the champion before the present one champion again."""
     lines.print(f"Champion is now {_registry(Site(site)).rollback(protocol).name}.")
 
 
 @app.command()
-def status(site: SiteOption = _HERE) -> None:
+def status(site: SiteOption = HERE) -> None:
     """Show how far each protocol's cases are."""
     opened = Site(site)
     store = Store(opened.database_url, opened.blobs)
@@ -222,87 +223,9 @@ def sample(
     lines.print(f"{cases} sample volumes in {folder}: {source}. A DICOM series of a drawn phantom is in series/.")
 
 
-@account_app.command("add")
-def account_add(
-    name: str,
-    role: Annotated[list[Role], typer.Option(help="May be given several times.")],
-    password: Annotated[str | None, typer.Option(help="Made up and printed once where it is not given.")] = None,
-    site: SiteOption = _HERE,
-) -> None:
-    """Make an account."""
-    accounts = _accounts(site)
-    chosen = password or secrets.token_urlsafe(12)
-    accounts.add(name, chosen, frozenset(role))
-    shown = "" if password else f", password [bold]{chosen}[/] (shown this once)"
-    lines.print(f"Account [bold]{name}[/] ({', '.join(role)}){shown}")
-
-
-@account_app.command("list")
-def account_list(site: SiteOption = _HERE) -> None:
-    """List the accounts and the pseudonyms that stand for them in reads."""
-    table = Table("Name", "Roles", "Pseudonym", "State")
-    for account in _accounts(site).all():
-        table.add_row(
-            account.name, ", ".join(sorted(account.roles)), account.id, "disabled" if account.disabled else "active"
-        )
-    console.print(table)
-
-
-@account_app.command("password")
-def account_password(name: str, site: SiteOption = _HERE) -> None:
-    """Give an account a new password, printed once."""
-    password = secrets.token_urlsafe(12)
-    _accounts(site).set_password(name, password)
-    lines.print(f"New password of {name}: [bold]{password}[/] (shown this once)")
-
-
-@account_app.command("address")
-def account_address(
-    name: str,
-    days: Annotated[int, typer.Option(min=1, help="How long it is valid.")] = 30,
-    revoke: Annotated[bool, typer.Option("--revoke", help="End every address of this account instead.")] = False,
-    site: SiteOption = _HERE,
-) -> None:
-    """Make a personal server address for a viewer that cannot sign in; whoever has it acts as this account."""
-    opened = Site(site)
-    accounts = _accounts(site)
-    account = accounts.find(name)
-    if account is None:
-        raise AccountError("no account of this name. No address was made.")
-    if revoke:
-        lines.print(f"{accounts.revoke_addresses(account)} address(es) of {name} ended.")
-        return
-    web = opened.config.web
-    # Printed plainly, so that a narrow terminal does not break it in two.
-    print(f"http://{web.host}:{web.port}/u/{accounts.new_address(account, days=days)}")
-
-
-@protocol_app.command("add")
-def protocol_add(path: Path, site: SiteOption = _HERE) -> None:
-    """Check a protocol file and add it, or its new version, to the site."""
-    opened = Site(site)
-    store = Store(opened.database_url, opened.blobs)
-    protocol = load_protocol(path)
-    store.add_protocol(protocol)
-    store.close()
-    lines.print(f"Protocol {protocol.name} version {protocol.version} is in use.")
-
-
-@protocol_app.command("list")
-def protocol_list(site: SiteOption = _HERE) -> None:
-    """List the site's protocols."""
-    opened = Site(site)
-    store = Store(opened.database_url, opened.blobs)
-    table = Table("Protocol", "Version", "Structures", "Readers a case")
-    for protocol in store.protocols():
-        table.add_row(protocol.name, str(protocol.version), ", ".join(protocol.values), str(protocol.readers_per_case))
-    store.close()
-    console.print(table)
-
-
 def _follow(jobs: "Jobs", job_id: str) -> tuple[str, str]:
     """Show a training job's progress until it ends: its state and what to tell the person."""
-    with _progress() as bar:
+    with progress_bar() as bar:
         task = bar.add_task("waiting", total=None)
         while True:
             job = jobs.find(job_id)
@@ -330,22 +253,6 @@ def _outcome(result: dict[str, Any]) -> str:
         f"MLflow run {result['run_id']}, snapshot {result['snapshot'][:12]}, bundle {result['bundle_sha256'][:12]}.",
     ]
     return "\n".join(said)
-
-
-def _progress() -> Progress:
-    return Progress(
-        SpinnerColumn(),
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        console=console,
-    )
-
-
-def _accounts(folder: Path) -> Accounts:
-    site = Site(folder)
-    return Accounts(Store(site.database_url, site.blobs), site)
 
 
 def _registry(site: Site) -> "Registry":

@@ -1,7 +1,8 @@
-"""Who calls and what he may do: an HTTP request in, a `Caller` who holds a permitted role out, or a refusal in words.
+"""Who calls and what they may do: a request in, a `Caller` who holds a permitted role out, or a refusal in words.
 
 Identity comes from a signed token alone, from a browser's cookie that holds such a token, or from a personal address
-`/u/<secret>/…`, which middleware takes off the path before anything else sees it. Secrets are never logged.
+`/u/<secret>/…`, which middleware takes off the path before anything else sees it. The access log names the route that
+answered, never what was typed: there is no form of a secret, or of a patient's number, that could slip into it.
 """
 
 import hashlib
@@ -14,10 +15,13 @@ from typing import Any
 from urllib.parse import quote, urlsplit
 
 from fastapi import Depends, HTTPException, Request
+from fastapi.responses import Response
 from starlette.concurrency import run_in_threadpool
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from apps.accounts import Accounts, TokenError
+from apps.provider_sign_in import ProviderSignIn
+from apps.tokens import Claims
 from labeling_protocols.records import Account, Role
 
 COOKIE = "overread_session"
@@ -26,13 +30,14 @@ CSRF_FIELD = "csrf"
 
 _ADDRESS = "/u/"
 _SECRET = "overread.address"  # noqa: S105  a key of the ASGI scope
+_SET_COOKIES = "overread.cookies"  # likewise: what the answer's Set-Cookie headers will be
 _SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
 
 access_log = logging.getLogger("overread.access")
 
 
 class Means(StrEnum):
-    """How a caller showed who he is."""
+    """How callers show who they are."""
 
     TOKEN = "token"  # noqa: S105  a word, no secret
     ADDRESS = "address"
@@ -41,11 +46,16 @@ class Means(StrEnum):
 
 @dataclass(frozen=True, kw_only=True)
 class Caller:
-    """An account that called; `csrf` is what his forms must carry, empty unless a cookie says who he is."""
+    """An account that called.
+
+    `claims` are those of the site's own token, None where there is none; `csrf` is what forms must carry, empty unless
+    a cookie says who calls.
+    """
 
     account: Account
     means: Means
     csrf: str = ""
+    claims: Claims | None = None
 
     def has(self, *roles: Role) -> bool:
         return bool(self.account.roles.intersection(roles))
@@ -54,8 +64,9 @@ class Caller:
 class Identities:
     """Finds out who calls; one for a server."""
 
-    def __init__(self, accounts: Accounts, secret: bytes) -> None:
+    def __init__(self, accounts: Accounts, secret: bytes, provider: ProviderSignIn | None = None) -> None:
         self.accounts = accounts
+        self.provider = provider
         self._secret = secret
 
     def caller(self, request: Request) -> Caller | None:
@@ -67,15 +78,41 @@ class Identities:
         if scheme:
             if scheme.lower() != "bearer":
                 raise TokenError("expected a bearer token; sign in again")
-            return Caller(account=self.accounts.account_of(token.strip()), means=Means.TOKEN)
+            return self._bearer(token.strip())
         cookie = request.cookies.get(COOKIE)
         if cookie:
-            return Caller(account=self.accounts.account_of(cookie), means=Means.COOKIE, csrf=self.csrf(cookie))
+            account, claims = self.accounts.holder(cookie)
+            return Caller(account=account, means=Means.COOKIE, csrf=self.csrf(claims), claims=claims)
         return None
 
-    def csrf(self, cookie: str) -> str:
-        """A value that only pages served to the holder of this cookie know."""
-        return hmac.new(self._secret, b"csrf " + cookie.encode(), hashlib.sha256).hexdigest()
+    def csrf(self, claims: Claims) -> str:
+        """A value that only pages served to this session know; it outlives the renewal of the session's token."""
+        return hmac.new(self._secret, b"csrf " + claims.session.encode(), hashlib.sha256).hexdigest()
+
+    def set_cookie(self, answer: Response, request: Request, token: str) -> None:
+        """Sign a browser in: scripts cannot read the cookie, and other sites cannot make it be sent."""
+        answer.set_cookie(
+            COOKIE,
+            token,
+            max_age=round(self.accounts.tokens.lifetime.total_seconds()),
+            httponly=True,
+            samesite="strict",
+            secure=request.url.scheme == "https",
+        )
+
+    def renew(self, request: Request, caller: Caller) -> None:
+        """Give a browser that is used a later token before its present one expires."""
+        token = self.accounts.tokens.renewed(caller.claims) if caller.claims else None
+        if token is not None:
+            carrier = Response()
+            self.set_cookie(carrier, request, token)
+            request.scope[_SET_COOKIES].append((b"set-cookie", carrier.headers["set-cookie"].encode()))
+
+    def _bearer(self, token: str) -> Caller:
+        if self.provider is not None and self.provider.issued(token):
+            return Caller(account=self.provider.account_of(token), means=Means.TOKEN)
+        account, claims = self.accounts.holder(token)
+        return Caller(account=account, means=Means.TOKEN, claims=claims)
 
 
 class Guard:
@@ -98,6 +135,8 @@ class Guard:
             raise HTTPException(403, f"this needs the role {needed}. Nothing was done.")
         if caller.means is Means.COOKIE and request.method not in _SAFE_METHODS:
             await self._require_own_page(request, caller)
+        if caller.means is Means.COOKIE:
+            identities.renew(request, caller)
         return caller
 
     async def _require_own_page(self, request: Request, caller: Caller) -> None:
@@ -110,7 +149,7 @@ class Guard:
 
 
 def requires(*roles: Role, means: tuple[Means, ...] = tuple(Means)) -> Any:
-    """`Annotated[Caller, requires(Role.READER)]`: the caller, once he is known and permitted."""
+    """`Annotated[Caller, requires(Role.READER)]`: the caller, once known and permitted."""
     return Depends(Guard(frozenset(roles), frozenset(means)))
 
 
@@ -129,7 +168,7 @@ def at_address(request: Request) -> bool:
 
 
 class IdentityMiddleware:
-    """Takes `/u/<secret>` off the path, logs each request without secrets, and sets headers every answer carries."""
+    """Takes `/u/<secret>` off the path, logs each request's route, and sets headers every answer carries."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
@@ -138,23 +177,23 @@ class IdentityMiddleware:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        scope = _without_address(scope)
+        scope = {**_without_address(scope), _SET_COOKIES: []}
         began, status = time.monotonic(), 500
 
         async def sending(message: Message) -> None:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-                message["headers"] = [*message.get("headers", []), *_HEADERS]
+                message["headers"] = [*message.get("headers", []), *_HEADERS, *scope[_SET_COOKIES]]
             await send(message)
 
         try:
             await self._app(scope, receive, sending)
         finally:
-            path = quote(scope["path"], safe="/")[:200]
+            route = getattr(scope.get("route"), "path", "no such route")
             prefix = "/u/…" if _SECRET in scope else ""
             took_ms = 1000 * (time.monotonic() - began)
-            access_log.info("%s %s%s %d %.0f ms", scope["method"], prefix, path, status, took_ms)
+            access_log.info("%s %s%s %d %.0f ms", scope["method"], prefix, route, status, took_ms)
 
 
 _HEADERS = [
@@ -165,11 +204,12 @@ _HEADERS = [
 
 
 def _without_address(scope: Scope) -> Scope:
-    path: str = scope["path"]
+    """Several slashes count as one here: who types one too many is not to see the secret in an error's address."""
+    path: str = "/" + scope["path"].lstrip("/")
     if not path.startswith(_ADDRESS):
         return scope
     secret, slash, rest = path.removeprefix(_ADDRESS).partition("/")
-    raw = f"/{rest}" if slash else "/"
+    raw = f"/{rest.lstrip('/')}" if slash else "/"
     return {**scope, "path": raw, "raw_path": quote(raw, safe="/").encode(), _SECRET: secret}
 
 

@@ -3,15 +3,18 @@
 import os
 import secrets
 import tomllib
+from dataclasses import field
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
 
-from labeling_protocols.blobs import Blobs, write_durably
+from labeling_protocols.blobs import Blobs, make_blobs, write_durably
+from labeling_protocols.engine import parse_url
+from labeling_protocols.records import Role
 
 _STRICT = ConfigDict(extra="forbid")
 _Port = Annotated[int, Field(ge=1, le=65535)]
@@ -23,6 +26,8 @@ CONFIG = """\
 [web]  # annotation, review pages and OHIF
 host = "127.0.0.1"
 port = 8000
+# upload_max_mb = 1024              # of one request
+# upload_max_voxels = 500_000_000   # of an uploaded image; a label has its case's
 
 [mlflow]
 host = "127.0.0.1"
@@ -43,6 +48,26 @@ quiet_seconds = 5.0       # a series is complete when no slice came for this lon
 
 [training]
 device = "auto"  # auto, cpu or cuda
+
+# Where reads are kept; left out, a SQLite file and a folder of this site.
+# [store]
+# database = "postgresql://overread@db.example.org/overread"  # the password: PGPASSWORD, ~/.pgpass or ?passfile=PATH
+# blobs = "s3://bucket/overread"  # a folder, or any store fsspec knows; what it asks for comes from the environment
+
+# [accounts]
+# token_minutes = 60    # how long a token lives; viewers and browsers renew theirs
+# session_hours = 12    # how long a browser stays signed in while it is used
+# wrong_passwords = 5   # in a row, then the account is locked: 30 s at first, twice as long each further time
+
+# Sign-in through the organisation's identity provider (OpenID Connect), beside local accounts.
+# [oidc]
+# issuer = "https://login.example.org/realms/hospital"
+# client_id = "overread"
+# client_secret_file = "keys/oidc.secret"  # in the site's folder; leave it out for a public client
+# roles_claim = "roles"                    # where the provider says what somebody may do; a.b for b within a
+# audience = "overread"                    # accept the provider's own tokens for this audience from programs
+# [oidc.roles]                             # the provider's word = ours; without this table they are the same
+# radiologist = "reader"
 """
 
 
@@ -52,8 +77,12 @@ class SiteError(RuntimeError):
 
 @dataclass(frozen=True, kw_only=True, config=_STRICT)
 class Web:
+    """Where pages and viewers are served, and how large an upload may be."""
+
     host: str = "127.0.0.1"
     port: _Port = 8000
+    upload_max_mb: Annotated[int, Field(ge=1)] = 1024
+    upload_max_voxels: Annotated[int, Field(ge=1)] = 500_000_000
 
 
 @dataclass(frozen=True, kw_only=True, config=_STRICT)
@@ -88,11 +117,53 @@ class Training:
 
 
 @dataclass(frozen=True, kw_only=True, config=_STRICT)
+class StoreSettings:
+    """The database's URL and the blobs' folder or URL; empty for those in the site's folder."""
+
+    database: str = ""
+    blobs: str = ""
+
+
+@dataclass(frozen=True, kw_only=True, config=_STRICT)
+class AccountSettings:
+    """How long tokens and sessions last, and what wrong passwords lead to."""
+
+    token_minutes: Annotated[float, Field(ge=5, le=24 * 60)] = 60.0
+    session_hours: Annotated[float, Field(ge=1, le=7 * 24)] = 12.0
+    password_min_characters: Annotated[int, Field(ge=8, le=64)] = 8
+    one_time_password_days: Annotated[float, Field(gt=0, le=90)] = 7.0
+    wrong_passwords: Annotated[int, Field(ge=3, le=100)] = 5
+    lock_seconds: Annotated[float, Field(gt=0)] = 30.0
+    lock_max_seconds: Annotated[float, Field(gt=0)] = 3600.0
+    wrong_passwords_per_computer: Annotated[int, Field(ge=10)] = 100  # within ten minutes, whichever accounts
+
+
+@dataclass(frozen=True, kw_only=True, config=_STRICT)
+class ProviderSettings:
+    """An OpenID Connect provider; `roles` maps its words to ours, and is empty where they are the same."""
+
+    issuer: Annotated[str, Field(pattern=r"^(https://[^/?#\s]+|http://(127\.0\.0\.1|localhost)(:\d+)?)(/[^?#\s]*)?$")]
+    client_id: Annotated[str, Field(min_length=1)]
+    client_secret_file: str = ""
+    title: str = "Sign in with your organisation's account"
+    scopes: tuple[str, ...] = ("openid", "profile")
+    name_claim: str = "preferred_username"
+    roles_claim: str = "roles"
+    roles: dict[str, Role] = field(default_factory=dict)
+    groups_claim: str = ""  # groups are given here, not there, where it is empty
+    audience: str = ""  # the provider's tokens are accepted from no program where it is empty
+    algorithms: tuple[Literal["RS256", "ES256", "EdDSA"], ...] = ("RS256", "ES256", "EdDSA")
+
+
+@dataclass(frozen=True, kw_only=True, config=_STRICT)
 class Config:
     web: Web = Web()
     mlflow: MLflow = MLflow()
     dicom: Dicom = Dicom()
     training: Training = Training()
+    store: StoreSettings = StoreSettings()
+    accounts: AccountSettings = AccountSettings()
+    oidc: ProviderSettings | None = None
 
 
 class Site:
@@ -109,7 +180,7 @@ class Site:
 
     @property
     def database_url(self) -> str:
-        return f"sqlite:///{self.root / 'overread.db'}"
+        return self.config.store.database or f"sqlite:///{self.root / 'overread.db'}"
 
     @property
     def jobs_url(self) -> str:
@@ -122,7 +193,9 @@ class Site:
 
     @property
     def blobs(self) -> Blobs:
-        return Blobs(self.root / "blobs")
+        """A relative folder is one in the site's; files of a remote store are kept a while in `cache/`."""
+        place = self.config.store.blobs or "blobs"
+        return make_blobs(place if "://" in place else self.root / place, cache=self.root / "cache")
 
     def folder(self, name: str) -> Path:
         """A folder of the site, made where it is missing: protocols, bundles, training, inbox, results, archive."""
@@ -174,9 +247,15 @@ def _write_secret(path: Path, content: bytes) -> None:
 
 def _read_config(path: Path) -> Config:
     try:
-        return TypeAdapter(Config).validate_python(tomllib.loads(path.read_text(encoding="utf-8")))
+        config = TypeAdapter(Config).validate_python(tomllib.loads(path.read_text(encoding="utf-8")))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise SiteError(f"{path} is not valid TOML: {error}") from error
     except ValidationError as error:
         reasons = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}, found {e['input']!r}" for e in error.errors())
         raise SiteError(f"{path}: {reasons}") from error
+    if config.store.database and parse_url(config.store.database).password is not None:
+        raise SiteError(
+            f"{path}: store.database holds a password, which everybody who may read settings would see;"
+            " give it in PGPASSWORD, in ~/.pgpass or in a file named by ?passfile=PATH."
+        )
+    return config

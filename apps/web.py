@@ -7,10 +7,13 @@ page for browsers; never a traceback, a path of this machine or a patient's iden
 import argparse
 import errno
 import logging
+import re
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from importlib.metadata import version
 from pathlib import Path
 from socket import socket
+from typing import Any
 
 from apps import compat
 
@@ -20,7 +23,8 @@ import uvicorn  # noqa: E402  after mending, as everything below leads to monail
 from fastapi import FastAPI, Request  # noqa: E402
 from fastapi.exceptions import RequestValidationError  # noqa: E402
 from fastapi.responses import JSONResponse, RedirectResponse, Response  # noqa: E402
-from sqlalchemy.exc import OperationalError  # noqa: E402
+from fastapi.routing import APIRoute  # noqa: E402
+from sqlalchemy.exc import DataError, OperationalError  # noqa: E402
 from starlette.exceptions import HTTPException as StarletteHTTPException  # noqa: E402
 
 import apps.annotation.dicomweb  # noqa: E402
@@ -28,21 +32,30 @@ import apps.annotation.ohif  # noqa: E402
 import apps.annotation.server  # noqa: E402
 import apps.review.api  # noqa: E402
 import apps.review.pages  # noqa: E402
-from apps.accounts import Accounts, TokenError  # noqa: E402
+from apps.accounts import AccountError, Accounts, OneTimePasswordError, TokenError  # noqa: E402
+from apps.addresses import AddressError  # noqa: E402
 from apps.annotation.calling import NobodyError  # noqa: E402
-from apps.annotation.datastore import RefusedError  # noqa: E402
 from apps.annotation.dicomweb import Archive  # noqa: E402
 from apps.annotation.inference_queue import BusyError, InferenceQueue  # noqa: E402
 from apps.annotation.main import OverreadApp  # noqa: E402
+from apps.annotation.saving import VersionError  # noqa: E402
 from apps.annotation.sessions import Sessions  # noqa: E402
+from apps.annotation.visible import RefusedError  # noqa: E402
 from apps.assets import AssetsMissingError  # noqa: E402
+from apps.door import Door, TooManyTriesError  # noqa: E402
 from apps.identity import Identities, IdentityMiddleware  # noqa: E402
+from apps.limits import FORM_FIELD_BYTES_MAX, FORM_FIELDS_MAX, FORM_FILES_MAX, BodyLimit  # noqa: E402
+from apps.provider_accounts import NoRoleError  # noqa: E402
+from apps.provider_keys import ProviderUnreachableError  # noqa: E402
+from apps.provider_sign_in import provider_sign_in  # noqa: E402
 from apps.review.disputes import OwnCaseError  # noqa: E402
-from apps.review.pages import error_page, sign_in_address, wants_page  # noqa: E402
+from apps.review.frame import error_page, sign_in_address, wants_page  # noqa: E402
 from apps.settings import Site  # noqa: E402
+from labeling_protocols.reviews import ReviewError  # noqa: E402
 from labeling_protocols.settlement import AdjudicationError  # noqa: E402
 from labeling_protocols.store import LabelError, SeatError, Store, UnknownError  # noqa: E402
 from labeling_protocols.volumes import UnreadableVolumeError  # noqa: E402
+from labeling_protocols.worklist import WorklistError  # noqa: E402
 from training.bundle import BundleError  # noqa: E402
 from training.registry import NoChampionError  # noqa: E402
 
@@ -51,6 +64,9 @@ _STATUS: dict[type[Exception], int] = {
     UnknownError: 404,
     NoChampionError: 409,
     AdjudicationError: 409,
+    VersionError: 409,
+    WorklistError: 409,
+    ReviewError: 422,
     LabelError: 422,
     UnreadableVolumeError: 422,
     SeatError: 403,
@@ -58,11 +74,18 @@ _STATUS: dict[type[Exception], int] = {
     OwnCaseError: 403,
     NobodyError: 401,
     TokenError: 401,
+    NoRoleError: 403,
+    OneTimePasswordError: 403,
+    TooManyTriesError: 429,
+    AccountError: 409,
+    AddressError: 404,
+    ProviderUnreachableError: 503,
     BusyError: 503,
     AssetsMissingError: 503,
     BundleError: 503,
 }
 
+_SHOWN = 8
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 log = logging.getLogger("overread.web")
@@ -80,11 +103,24 @@ def create_app(site: Site) -> FastAPI:
         archive.close()
         annotation.close()
 
-    # The schema and its pages would be routes without a role; programs know the contract, people have pages.
-    app = FastAPI(title="Overread", lifespan=lifespan, openapi_url=None, redirect_slashes=False)
+    app = FastAPI(
+        title="Overread",
+        version=version("overread"),
+        lifespan=lifespan,
+        openapi_url=None,  # a route without a role; ours is below
+        redirect_slashes=False,
+        generate_unique_id_function=_operation_id,
+        form_limits={
+            "max_files": FORM_FILES_MAX,
+            "max_fields": FORM_FIELDS_MAX,
+            "max_part_size": FORM_FIELD_BYTES_MAX,
+        },
+    )
     app.state.site = site
     app.state.store = store
-    app.state.identities = Identities(Accounts(store, site), site.secret)
+    accounts = Accounts(store, site)
+    app.state.identities = Identities(accounts, site.secret, provider_sign_in(site, store, accounts))
+    app.state.door = Door(accounts, site.config.accounts)
     app.state.annotation = annotation
     app.state.archive = archive
     app.state.sessions = Sessions(site.folder("sessions"))
@@ -93,7 +129,9 @@ def create_app(site: Site) -> FastAPI:
         app.include_router(module.router)
     app.include_router(apps.annotation.ohif.router)
     app.add_api_route("/healthz", _healthy, methods=["GET"])
+    app.add_api_route("/openapi.json", _openapi, methods=["GET"], include_in_schema=False)
     _answer_errors(app)
+    app.add_middleware(BodyLimit, upload_max_mb=site.config.web.upload_max_mb)
     app.add_middleware(IdentityMiddleware)
     return app
 
@@ -102,12 +140,24 @@ def _healthy() -> dict[str, str]:
     return {"status": "ok"}
 
 
+def _openapi(request: Request) -> JSONResponse:
+    """What this server's routes take, for programs and for tests that send them nonsense."""
+    app: FastAPI = request.app
+    return JSONResponse(app.openapi())
+
+
+def _operation_id(route: APIRoute) -> str:
+    return re.sub(r"\W", "_", f"{'_'.join(sorted(route.methods or ()))}{route.path}".lower())
+
+
 def _answer_errors(app: FastAPI) -> None:
     for error, status in _STATUS.items():
         app.add_exception_handler(error, _own_error(status))
     app.add_exception_handler(StarletteHTTPException, _http_error)
     app.add_exception_handler(RequestValidationError, _invalid)
     app.add_exception_handler(OperationalError, _database_error)
+    app.add_exception_handler(DataError, _no_text)
+    app.add_exception_handler(UnicodeError, _no_text)
     app.add_exception_handler(OSError, _disk_error)
     app.add_exception_handler(Exception, _unexpected)
 
@@ -127,8 +177,20 @@ def _http_error(request: Request, error: Exception) -> Response:
 def _invalid(request: Request, error: Exception) -> Response:
     """What of a request is missing or wrong, without repeating what was sent."""
     assert isinstance(error, RequestValidationError)  # noqa: S101
-    words = "; ".join(f"{'.'.join(str(part) for part in e['loc'])}: {e['msg']}" for e in error.errors())
+    words = "; ".join(f"{_place(e)}: {e['msg']}" for e in error.errors()[:_SHOWN])
     return _answer(request, 422, f"{words}. Nothing was done.")
+
+
+def _place(error: Any) -> str:
+    """Where in a request, by names of ours: a field that is not expected has the caller's own."""
+    known = error["loc"][:-1] if error["type"] == "extra_forbidden" else error["loc"]
+    return ".".join(ascii(part).strip("'")[:40] for part in known)
+
+
+def _no_text(request: Request, error: Exception) -> Response:
+    """A NUL, half a surrogate pair, a number beyond the database's: no such thing is kept here under any name."""
+    log.info("a request was refused: %s", type(error).__name__)
+    return _answer(request, 422, "the request has text that is not valid Unicode, or a number out of range.")
 
 
 def _database_error(request: Request, error: Exception) -> Response:

@@ -1,9 +1,10 @@
-"""The worker: takes the site's durable jobs (training, inference of series) from their queues and runs them.
+"""The worker: takes the site's durable jobs (training, inference of series) from their queues, and judges reads.
 
 `python -m apps.worker --site DIR` runs until SIGTERM; a job that was interrupted is taken up again by the next worker.
 """
 
 import argparse
+import logging
 import os
 import signal
 import threading
@@ -13,12 +14,33 @@ from apps import compat, training_job
 from apps.endpoint import workflow as endpoint_workflow
 from apps.jobs import launch_worker, sole_worker
 from apps.settings import Site
+from labeling_protocols import settlement
+from labeling_protocols.store import Store
+
+JUDGE_EVERY_S = 5.0
+
+log = logging.getLogger("overread.worker")
 
 
 def register(site: Site) -> None:
     """Declare every workflow a worker can run."""
     training_job.register(site)
     endpoint_workflow.register(site)
+
+
+def judge_until(ended: threading.Event, site: Site, every_s: float = JUDGE_EVERY_S) -> None:
+    """Make the verdicts that are due, again and again.
+
+    Here and not where a read is saved: what that costs would tell a reader who came last, and who agreed.
+    """
+    store = Store(site.database_url, site.blobs)
+    while not ended.wait(every_s):
+        try:
+            for protocol in store.protocols():
+                settlement.judge(store, protocol.name)
+        except Exception as error:  # noqa: BLE001  a busy database or a damaged label must not end the jobs of this worker
+            log.warning("not every verdict could be made: %s", type(error).__name__)
+    store.close()
 
 
 def main() -> None:
@@ -34,7 +56,7 @@ def main() -> None:
             raise SystemExit(f"another worker serves {site.root} already; this one was not started")
         launch_worker(site, register)
         print("worker: ready", flush=True)
-        ended.wait()
+        judge_until(ended, site)
         # Whatever runs now is durable and is taken up by the next worker: end at once rather than wait for it.
         os._exit(0)
 

@@ -16,10 +16,25 @@ from pydicom import Dataset
 from pydicom.sr.codedict import codes
 from pydicom.sr.coding import Code as DicomCode
 
+from labeling_protocols.dicom_frames import SegError, frame_index, macro
 from labeling_protocols.geometry import Geometry, Volume
+from labeling_protocols.label import Label, whole_structures
 from labeling_protocols.protocol import Code, Protocol, Structure
 from labeling_protocols.pseudonyms import keyed_uid
 from labeling_protocols.series import geometry_of
+
+__all__ = [
+    "MANUFACTURER",
+    "Algorithm",
+    "ObjectIdentity",
+    "SegError",
+    "as_evidence",
+    "dicom_code",
+    "equipment",
+    "label_from_seg",
+    "seg_from_label",
+    "tracking_uid",
+]
 
 MANUFACTURER = "Overread"
 
@@ -28,12 +43,6 @@ _TYPE_2 = (
     *("PatientName", "PatientID", "PatientBirthDate", "PatientSex"),
     *("StudyDate", "StudyTime", "StudyID", "AccessionNumber", "ReferringPhysicianName"),
 )
-# A frame may lie this far (in voxels) from the grid it is read onto.
-_GRID_TOLERANCE = 0.05
-
-
-class SegError(ValueError):
-    """A segmentation that cannot be written or mapped to a protocol: what was found, what was expected."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,7 +64,7 @@ class ObjectIdentity:
 
 
 def seg_from_label(
-    label: Volume,
+    label: Label | Volume,
     sources: Sequence[Dataset],
     protocol: Protocol,
     identity: ObjectIdentity,
@@ -66,21 +75,21 @@ def seg_from_label(
     """A BINARY segmentation with one segment for each structure of the protocol that has voxels.
 
     `sources` are the slices of the series in the order of the label's z axis (as `read_series` gives them). Structures
-    without voxels are named in the Content Description. With an `algorithm` the segments are AUTOMATIC, without one
-    MANUAL, by `creator`. Raises `SegError` for an empty label, foreign values or another grid.
+    without voxels are named in the Content Description. The segments are MANUAL, by `creator`, without an `algorithm`,
+    AUTOMATIC with one and no `creator`, and SEMIAUTOMATIC with both: a human's work that began from an algorithm's.
+    Raises `SegError` for an empty label, foreign values or another grid.
     """
-    _refuse_label(label, sources, protocol)
-    present = [structure for structure in protocol.structures if bool((label.array_ZYX == structure.value).any())]
-    absent = [structure.name for structure in protocol.structures if structure not in present]
-    numbers_ZYX = np.zeros(label.array_ZYX.shape, np.uint8)
-    for number, structure in enumerate(present, start=1):
-        numbers_ZYX[label.array_ZYX == structure.value] = number
+    drawn = label if isinstance(label, Label) else Label.of(label)
+    _refuse_label(drawn, sources, protocol)
+    present = [structure for structure in protocol.outlined if bool((drawn.layers_LZYX == structure.value).any())]
+    absent = [structure.name for structure in protocol.outlined if structure not in present]
     seg = hd.seg.Segmentation(
         source_images=as_evidence(sources),
-        pixel_array=numbers_ZYX,
+        pixel_array=_pixels(drawn, present),
         segmentation_type=hd.seg.SegmentationTypeValues.BINARY,
         segment_descriptions=[
-            _describe(number, structure, identity, algorithm) for number, structure in enumerate(present, start=1)
+            _describe(number, structure, identity, algorithm, creator)
+            for number, structure in enumerate(present, start=1)
         ],
         series_instance_uid=identity.series_uid,
         series_number=identity.series_number,
@@ -92,7 +101,7 @@ def seg_from_label(
         device_serial_number=algorithm.device_uid if algorithm else "none",
         content_label="SEGMENTATION",
         content_description=(f"Not present: {', '.join(absent)}" if absent else "All structures present")[:64],
-        content_creator_name=creator,
+        content_creator_name=creator if not creator or "^" in creator else f"{creator}^",  # PS3.5 6.2: it has parts
         contributing_equipment=[equipment(algorithm)] if algorithm else None,
     )
     seg.SeriesDescription = protocol.title[:64]
@@ -103,12 +112,13 @@ def seg_from_label(
     return seg
 
 
-def label_from_seg(seg: Dataset, protocol: Protocol, onto: Geometry | Sequence[Dataset]) -> Volume:
-    """The label a segmentation draws on a grid, or on the grid of ordered slices, in the protocol's values (uint8).
+def label_from_seg(seg: Dataset, protocol: Protocol, onto: Geometry | Sequence[Dataset]) -> Label:
+    """The label a segmentation draws on a grid, or on the grid of ordered slices, in the protocol's values.
 
     Reads BINARY and LABELMAP. Each segment is mapped by type and modifier code and each frame by its own place and
-    orientation. Raises `SegError` for FRACTIONAL, a segment no structure has the codes of, two segments of one
-    structure, overlapping structures, or a frame that does not lie on the grid.
+    orientation; structures that overlap come into different layers. Raises `SegError` for FRACTIONAL, a segment no
+    structure has the codes of, two segments of one structure, structures that overlap and may not, or a frame that does
+    not lie on the grid.
     """
     geometry = onto if isinstance(onto, Geometry) else geometry_of(onto)
     kind = str(seg.get("SegmentationType", "missing"))
@@ -116,19 +126,17 @@ def label_from_seg(seg: Dataset, protocol: Protocol, onto: Geometry | Sequence[D
         raise SegError(f"segmentation type {kind}, BINARY or LABELMAP was expected; nothing was read")
     values = {int(segment.SegmentNumber): value for segment, value in _mapped(seg, protocol)}
     frames = seg.pixel_array.reshape(-1, int(seg.Rows), int(seg.Columns))
-    label_ZYX = np.zeros(geometry.shape_ZYX, np.uint8)
+    layers: list[NDArray[np.uint8]] = [np.zeros(geometry.shape_ZYX, np.uint8)]
     for frame_YX, groups in zip(frames, seg.PerFrameFunctionalGroupsSequence, strict=True):
-        target = _frame_index(seg, groups, geometry, frame_YX)
+        target = frame_index(seg, groups, geometry, frame_YX)
         if kind == "BINARY":
-            number = int(_macro(seg, groups, "SegmentIdentificationSequence").ReferencedSegmentNumber)
+            number = int(macro(seg, groups, "SegmentIdentificationSequence").ReferencedSegmentNumber)
             drawn = np.full(np.count_nonzero(frame_YX), values[number], np.uint8)
         else:
             drawn = _labelmap_values(frame_YX[frame_YX > 0], values)
-        before = label_ZYX[target]
-        if np.any((before != 0) & (drawn != 0) & (before != drawn)):
-            raise SegError("two segments of the protocol overlap; one structure a voxel was expected")
-        label_ZYX[target] = np.where(drawn != 0, drawn, before)
-    return Volume(array_ZYX=label_ZYX, geometry=geometry)
+        _draw(layers, target, drawn, protocol)
+    whole = np.stack(layers) if len(layers) == 1 else whole_structures(np.stack(layers))
+    return Label(geometry=geometry, layers_LZYX=whole)
 
 
 def tracking_uid(instance_uid: str, structure: str) -> str:
@@ -166,8 +174,8 @@ def dicom_code(code: Code) -> DicomCode:
 # Writing
 
 
-def _refuse_label(label: Volume, sources: Sequence[Dataset], protocol: Protocol) -> None:
-    found = {int(value) for value in np.unique(label.array_ZYX)} - {0}
+def _refuse_label(label: Label, sources: Sequence[Dataset], protocol: Protocol) -> None:
+    found = {int(value) for value in np.unique(label.layers_LZYX)} - {0}
     foreign = found - set(protocol.values.values())
     if foreign:
         raise SegError(f"the label has values {sorted(foreign)} unknown to {protocol.name}; nothing was written")
@@ -180,16 +188,29 @@ def _refuse_label(label: Volume, sources: Sequence[Dataset], protocol: Protocol)
         raise SegError(f"the label does not lie on the series' grid: {difference}; nothing was written")
 
 
+def _pixels(label: Label, present: Sequence[Structure]) -> NDArray[np.uint8]:
+    """Segment numbers, or one mask a segment along a last axis where segments share voxels."""
+    layers = label.layers_LZYX
+    if len(layers) > 1 and np.count_nonzero(layers, axis=0).max() > 1:
+        return np.stack([label.mask_ZYX(structure.value) for structure in present], axis=-1).astype(np.uint8)
+    table = np.zeros(256, np.uint8)
+    for number, structure in enumerate(present, start=1):
+        table[structure.value] = number
+    pixels: NDArray[np.uint8] = table[layers.max(axis=0)]
+    return pixels
+
+
 def _describe(
-    number: int, structure: Structure, identity: ObjectIdentity, algorithm: Algorithm | None
+    number: int, structure: Structure, identity: ObjectIdentity, algorithm: Algorithm | None, creator: str | None
 ) -> hd.seg.SegmentDescription:
     kind = hd.seg.SegmentAlgorithmTypeValues
+    drawn_by = kind.MANUAL if algorithm is None else kind.AUTOMATIC if creator is None else kind.SEMIAUTOMATIC
     return hd.seg.SegmentDescription(
         segment_number=number,
         segment_label=structure.title[:64],
         segmented_property_category=dicom_code(structure.category),
         segmented_property_type=dicom_code(structure.type),
-        algorithm_type=kind.AUTOMATIC if algorithm else kind.MANUAL,
+        algorithm_type=drawn_by,
         algorithm_identification=hd.AlgorithmIdentificationSequence(
             name=algorithm.name, family=codes.DCM.ArtificialIntelligence, version=algorithm.version
         )
@@ -202,6 +223,24 @@ def _describe(
 
 
 # Reading
+
+
+def _draw(
+    layers: list[NDArray[np.uint8]], target: tuple[NDArray[np.intp], ...], drawn: NDArray[np.uint8], protocol: Protocol
+) -> None:
+    """Put a frame's values into the first layer with room for them, or into a new one where they may overlap."""
+    names = {value: name for name, value in protocol.values.items()}
+    for layer_ZYX in layers:
+        before = layer_ZYX[target]
+        shared = (before != 0) & (drawn != 0) & (before != drawn)
+        if not shared.any():
+            layer_ZYX[target] = np.where(drawn != 0, drawn, before)
+            return
+        pairs = np.unique(np.stack([before[shared], drawn[shared]]), axis=1).T.tolist()
+        if not all(protocol.may_overlap(names[a], names[b]) for a, b in pairs):
+            raise SegError("two segments of the protocol overlap; one structure a voxel was expected")
+    layers.append(np.zeros_like(layers[0]))
+    layers[-1][target] = drawn
 
 
 def _mapped(seg: Dataset, protocol: Protocol) -> list[tuple[Dataset, int]]:
@@ -254,45 +293,3 @@ def _labelmap_values(numbers: NDArray[np.integer[Any]], values: dict[int, int]) 
     for number, value in values.items():
         table[number] = value
     return np.asarray(table[numbers])
-
-
-def _frame_index(
-    seg: Dataset, groups: Dataset, geometry: Geometry, frame_YX: NDArray[np.integer[Any]]
-) -> tuple[NDArray[np.intp], NDArray[np.intp], NDArray[np.intp]]:
-    """Where on the grid (z, y, x) the non-zero pixels of one frame lie."""
-    frame_to_patient = _frame_affine(seg, groups)
-    frame_to_grid = np.linalg.inv(geometry.affine_LPS()) @ frame_to_patient
-    row, column = np.nonzero(frame_YX)
-    points_XYZ = frame_to_grid @ np.stack([column, row, np.zeros_like(row), np.ones_like(row)])
-    index_XYZ = np.rint(points_XYZ[:3]).astype(np.intp)
-    off = float(np.abs(points_XYZ[:3] - index_XYZ).max(initial=0))
-    steps = np.abs(frame_to_grid[:3, :2])
-    if off > _GRID_TOLERANCE or np.abs(steps - np.rint(steps)).max() > _GRID_TOLERANCE:
-        raise SegError(
-            f"a frame's pixels lie up to {off:.2f} voxels beside the image's, or have another size or direction;"
-            " a segmentation on the image's own grid was expected"
-        )
-    x, y, z = index_XYZ
-    if row.size and (index_XYZ.min() < 0 or bool(np.any(index_XYZ.max(axis=1) >= geometry.shape_ZYX[::-1]))):
-        raise SegError("a frame draws outside the image; a segmentation of this series was expected")
-    return z, y, x
-
-
-def _frame_affine(seg: Dataset, groups: Dataset) -> NDArray[np.float64]:
-    """4×4 matrix from (column, row, 0) of a frame to millimetres in LPS (PS3.3 C.7.6.2.1.1)."""
-    orientation = np.array(_macro(seg, groups, "PlaneOrientationSequence").ImageOrientationPatient, float)
-    row_mm, column_mm = (float(v) for v in _macro(seg, groups, "PixelMeasuresSequence").PixelSpacing)
-    affine = np.eye(4)
-    affine[:3, 0] = orientation[:3] * column_mm
-    affine[:3, 1] = orientation[3:] * row_mm
-    affine[:3, 2] = 0
-    affine[:3, 3] = np.array(_macro(seg, groups, "PlanePositionSequence").ImagePositionPatient, float)
-    return affine
-
-
-def _macro(seg: Dataset, groups: Dataset, name: str) -> Dataset:
-    """A functional group of a frame, its own or the shared one (PS3.3 C.7.6.16)."""
-    sequence = groups.get(name) or seg.SharedFunctionalGroupsSequence[0].get(name)
-    if not sequence:
-        raise SegError(f"a frame has no {name}; it cannot be placed")
-    return sequence[0]

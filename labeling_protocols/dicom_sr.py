@@ -51,7 +51,7 @@ def sr_from_label(
         _measured(structure, segments[structure.name], label, seg, sources, algorithm)
         if seg is not None and structure.name in segments
         else _not_found(structure, identity, sources, algorithm)
-        for structure in protocol.structures
+        for structure in protocol.outlined
     ]
     report = hd.sr.MeasurementReport(
         observation_context=_observer(algorithm),

@@ -2,129 +2,126 @@
 
 import hashlib
 import json
-from collections.abc import Mapping
-from enum import StrEnum
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
-import yaml
-from pydantic import ConfigDict, Field, TypeAdapter, ValidationError, model_validator
+from pydantic import Field, TypeAdapter, ValidationError, model_validator
 from pydantic.dataclasses import dataclass
 
-SHIPPED = Path(__file__).parent / "protocols"
-NAME_PATTERN = r"^[a-z][a-z0-9_]{0,40}$"
+from labeling_protocols.protocol_parts import (
+    STRICT,
+    AdjudicationRule,
+    AgreementLimits,
+    Blinding,
+    Calibration,
+    Code,
+    Consensus,
+    GateLimits,
+    Name,
+    PrelabelPolicy,
+    Question,
+    SeatRule,
+    Structure,
+    Task,
+    Ties,
+)
+from labeling_protocols.yaml_lines import Document, YamlError, read_yaml
 
-_STRICT = ConfigDict(extra="forbid")
-_Name = Annotated[str, Field(pattern=NAME_PATTERN)]
-_Fraction = Annotated[float, Field(ge=0, le=1)]
+__all__ = [
+    "SHIPPED",
+    "AgreementLimits",
+    "Code",
+    "GateLimits",
+    "PrelabelPolicy",
+    "Protocol",
+    "ProtocolError",
+    "Structure",
+    "Task",
+    "Ties",
+    "json_schema",
+    "load_protocol",
+]
+
+SHIPPED = Path(__file__).parent / "protocols"
+
+_OUTLINE_LIMITS = ("dice_min", "hd95_mm_max")
+_FINDING_LIMITS = ("match_mm_max", "f1_min")
 
 
 class ProtocolError(ValueError):
     """A protocol file that says something impossible: file, line, what was found, what was expected."""
 
 
-class ConsensusRule(StrEnum):
-    """How reads that agree become one truth (`labeling_protocols/consensus.py`)."""
-
-    MAJORITY = "majority"
-
-
-class Ties(StrEnum):
-    """What a voxel becomes when the readers split evenly."""
-
-    BACKGROUND = "background"
-    NEAREST_BOUNDARY = "nearest_boundary"  # the structure it lies deepest inside, by mean signed distance
-
-
-@dataclass(frozen=True, kw_only=True, config=_STRICT)
-class Code:
-    """One coded concept (DICOM PS3.3 section 8.8)."""
-
-    scheme: str
-    value: str
-    meaning: str
-
-
-@dataclass(frozen=True, kw_only=True, config=_STRICT)
-class Structure:
-    """One thing to outline; `value` is its voxel value in every label of this protocol."""
-
-    name: _Name
-    title: str
-    value: Annotated[int, Field(ge=1, le=255)]
-    color: Annotated[str, Field(pattern=r"^#[0-9a-fA-F]{6}$")]
-    category: Code
-    type: Code
-    modifier: Code | None = None
-
-
-@dataclass(frozen=True, kw_only=True, config=_STRICT)
-class AgreementLimits:
-    """Two reads of a structure agree when Dice is at least, and HD95 at most, this."""
-
-    dice_min: _Fraction
-    hd95_mm_max: Annotated[float, Field(gt=0)]
-
-
-@dataclass(frozen=True, kw_only=True, config=_STRICT)
-class Consensus:
-    rule: ConsensusRule
-    ties: Ties
-
-
-@dataclass(frozen=True, kw_only=True, config=_STRICT)
-class GateLimits:
-    """What a candidate must reach on held-out cases before it may become champion.
-
-    `missed_max` counts structures present in the truth of which the model drew nothing; `dice_drop_max` is how far the
-    mean Dice may lie below the champion's on the same cases.
-    """
-
-    dice_mean_min: _Fraction
-    dice_min: Mapping[str, _Fraction]
-    missed_max: Annotated[int, Field(ge=0)]
-    dice_drop_max: _Fraction
-
-
-@dataclass(frozen=True, kw_only=True, config=_STRICT)
+@dataclass(frozen=True, kw_only=True, config=STRICT)
 class Protocol:
     """One version of a labelling protocol; a change makes a new version."""
 
-    name: _Name
+    name: Name
     version: Annotated[int, Field(ge=1)]
     title: str
     modality: tuple[str, ...]
+    """DICOM modalities (PS3.3 C.7.3.1.1.1) whose series are labelled, such as CT or MR."""
     body_part: Code
+    """Anatomic region (DICOM PS3.16 CID 4)."""
     structures: Annotated[tuple[Structure, ...], Field(min_length=1)]
+    questions: tuple[Question, ...] = ()
+    """What readers answer about the whole case."""
+    overlaps: tuple[tuple[str, str], ...] = ()
+    """Pairs of structures that may share voxels; no others may."""
+    may_be_empty: bool = False
+    """Whether a label without any finding is a read ("nothing here") rather than a mistake."""
     readers_per_case: Annotated[int, Field(ge=1, le=20)]
+    seats: tuple[SeatRule, ...] = ()
+    """How the readers of a case are drawn from groups; anyone, where it is left out."""
     seat_lease_minutes: Annotated[int, Field(ge=1)]
+    """How long a reader keeps a case without a sign of life."""
+    prelabels: PrelabelPolicy = PrelabelPolicy.ALWAYS
+    blinding: Blinding = Blinding()
+    calibration: Calibration | None = None
     agreement: Mapping[str, AgreementLimits]
+    """When two reads agree, by structure."""
     consensus: Consensus
+    adjudication: AdjudicationRule = AdjudicationRule()
     gate: GateLimits
 
     @model_validator(mode="after")
-    def _names_agree(self) -> "Protocol":
-        names = [structure.name for structure in self.structures]
-        for what, found in (("name", names), ("value", [structure.value for structure in self.structures])):
-            twice = sorted({str(item) for item in found if found.count(item) > 1})  # type: ignore[arg-type]
-            if twice:
-                raise ValueError(f"structures: every {what} must be used once, found {', '.join(twice)} twice")
-        for section, keys in (("agreement", set(self.agreement)), ("gate.dice_min", set(self.gate.dice_min))):
-            if keys != set(names):
-                raise ValueError(f"{section}: expected one entry for each of {names}, found {sorted(keys)}")
+    def _parts_fit(self) -> "Protocol":
+        problem = next(_problems(self), None)
+        if problem is not None:
+            raise ValueError(problem)
         return self
 
     @property
     def values(self) -> dict[str, int]:
-        """Voxel value of each structure by name, in the protocol's order."""
-        return {structure.name: structure.value for structure in self.structures}
+        """Voxel value of each outlined structure by name, in the protocol's order."""
+        return {structure.name: structure.value for structure in self.outlined}
+
+    @property
+    def outlined(self) -> tuple[Structure, ...]:
+        """The structures readers draw voxels of."""
+        return tuple(structure for structure in self.structures if Task.SEGMENTATION in structure.tasks)
+
+    @property
+    def seat_groups(self) -> tuple[str, ...]:
+        """The group each of a case's seats is kept for, "" for anyone; as many as there are readers a case."""
+        if not self.seats:
+            return ("",) * self.readers_per_case
+        return tuple(rule.group or "" for rule in self.seats for _ in range(rule.count))
+
+    def may_overlap(self, a: str, b: str) -> bool:
+        """Whether these two structures may share voxels."""
+        return (a, b) in self.overlaps or (b, a) in self.overlaps
 
     def structure(self, name: str) -> Structure:
         return next(structure for structure in self.structures if structure.name == name)
 
     def as_json(self) -> str:
-        """Canonical JSON: equal protocols give equal text."""
-        return json.dumps(_ADAPTER.dump_python(self, mode="json"), sort_keys=True, separators=(",", ":"))
+        """Canonical JSON: equal protocols give equal text, also where one names a default and the other does not."""
+        content = _ADAPTER.dump_python(self, mode="json", exclude_defaults=True)
+        for structure in content["structures"]:
+            structure.setdefault("modifier", None)  # written since before defaults were left out: digests stay
+        return json.dumps(content, sort_keys=True, separators=(",", ":"))
 
     @property
     def digest(self) -> str:
@@ -141,57 +138,88 @@ _ADAPTER: TypeAdapter[Protocol] = TypeAdapter(Protocol)
 def load_protocol(path: Path) -> Protocol:
     """Read a protocol file; raises `ProtocolError` naming file, line, what was found and what was expected."""
     try:
-        text = path.read_text(encoding="utf-8")
-        root = yaml.compose(text, Loader=yaml.SafeLoader)
-        content = yaml.safe_load(text)
-    except yaml.MarkedYAMLError as error:
-        line = error.problem_mark.line + 1 if error.problem_mark else 1
-        raise ProtocolError(f"{path}, line {line}: not valid YAML: {error.problem}") from error
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise ProtocolError(f"{path}: cannot be read as YAML text: {error}") from error
-    if not isinstance(content, dict) or root is None:
-        raise ProtocolError(f"{path}, line 1: expected a protocol (name, version, structures, …), found {content!r}")
-    _refuse_repeated_keys(path, root)
+        document = read_yaml(path, expected="a protocol (name, version, structures, …)")
+    except YamlError as error:
+        raise ProtocolError(str(error)) from error
     try:
-        return _ADAPTER.validate_python(content)
+        return _ADAPTER.validate_json(document.content_json)
     except ValidationError as error:
-        raise ProtocolError("\n".join(_explain(path, root, detail) for detail in error.errors())) from error
+        raise ProtocolError("\n".join(_explain(document, detail) for detail in error.errors())) from error
 
 
-def _explain(path: Path, root: yaml.Node, detail: Any) -> str:
+def json_schema() -> dict[str, Any]:
+    """The JSON Schema (2020-12) of a protocol file, for editors; rules across several entries stay the loader's."""
+    schema = _ADAPTER.json_schema()
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema}
+
+
+def _problems(protocol: Protocol) -> Iterator[str]:
+    """What no single entry shows: each problem begins with the section it is in."""
+    names = [structure.name for structure in protocol.structures]
+    outlined = [structure.name for structure in protocol.outlined]
+    questions = [question.name for question in protocol.questions]
+    yield from _used_once("structures", "name", names)
+    yield from _used_once("structures", "value", [str(structure.value) for structure in protocol.structures])
+    yield from _used_once("questions", "name", questions)
+    if shared := sorted({*names} & {*questions}):
+        yield f"questions: a question and a structure need different names, found {', '.join(shared)} as both"
+    yield from _one_entry_each("agreement", names, protocol.agreement)
+    yield from _limits_fit("agreement", protocol, protocol.agreement)
+    if protocol.calibration and protocol.calibration.limits is not None:
+        yield from _one_entry_each("calibration.limits", names, protocol.calibration.limits)
+        yield from _limits_fit("calibration.limits", protocol, protocol.calibration.limits)
+    yield from _one_entry_each("gate.dice_min", outlined, protocol.gate.dice_min)
+    yield from _overlap_problems(protocol.overlaps, outlined)
+    seats = sum(rule.count for rule in protocol.seats)
+    if protocol.seats and seats != protocol.readers_per_case:
+        yield f"seats: expected {protocol.readers_per_case} in all, as readers_per_case says, found {seats}"
+
+
+def _used_once(section: str, what: str, found: list[str]) -> Iterator[str]:
+    twice = sorted({item for item in found if found.count(item) > 1})
+    if twice:
+        yield f"{section}: every {what} must be used once, found {', '.join(twice)} twice"
+
+
+def _one_entry_each(section: str, names: list[str], entries: Collection[str]) -> Iterator[str]:
+    if {*entries} != {*names}:
+        yield f"{section}: expected one entry for each of {names}, found {sorted(entries)}"
+
+
+def _limits_fit(section: str, protocol: Protocol, limits: Mapping[str, AgreementLimits]) -> Iterator[str]:
+    for structure in protocol.structures:
+        outlined = Task.SEGMENTATION in structure.tasks
+        found = outlined < len(structure.tasks)  # boxes or points beside the outline, or instead of it
+        for asked, fields, work in (
+            (outlined, _OUTLINE_LIMITS, "outlined"),
+            (found, _FINDING_LIMITS, "boxed or pointed at"),
+        ):
+            for field in fields:
+                given = getattr(limits[structure.name], field) is not None
+                if asked and not given:
+                    yield f"{section}.{structure.name}: expected {field}, as {structure.name} is {work}; found none"
+                elif given and not asked:
+                    yield f"{section}.{structure.name}: found {field}, and {structure.name} is not {work}"
+
+
+def _overlap_problems(overlaps: tuple[tuple[str, str], ...], outlined: list[str]) -> Iterator[str]:
+    for index, pair in enumerate(overlaps):
+        if foreign := [name for name in pair if name not in outlined]:
+            yield f"overlaps.{index}: expected two of the outlined structures {outlined}, found {', '.join(foreign)}"
+        elif pair[0] == pair[1]:
+            yield f"overlaps.{index}: expected two different structures, found {pair[0]} twice"
+    pairs = [" and ".join(sorted(pair)) for pair in overlaps]
+    yield from _used_once("overlaps", "pair", pairs)
+
+
+def _explain(document: Document, detail: Any) -> str:
     location = [str(part) for part in detail["loc"]]
     message = str(detail["msg"]).removeprefix("Value error, ")
-    if not location and ": " in message:  # a rule over several entries names its section first
-        location = message.split(": ", 1)[0].split(".")
-    found = "" if isinstance(detail["input"], dict | list) or "found" in message else f", found {detail['input']!r}"
-    where = ".".join(location)
-    prefix = "" if message.startswith(where) or not where else f"{where}: "
-    return f"{path}, line {_line_of(root, location)}: {prefix}{message}{found}"
-
-
-def _line_of(node: yaml.Node, location: list[str]) -> int:
-    """Line of the deepest part of `location` that the file has."""
-    line = node.start_mark.line + 1
-    for part in location:
-        if isinstance(node, yaml.MappingNode):
-            entry = next(((key, value) for key, value in node.value if key.value == part), None)
-            if entry is None:
-                return line
-            line, node = entry[0].start_mark.line + 1, entry[1]
-        elif isinstance(node, yaml.SequenceNode) and part.isdigit() and int(part) < len(node.value):
-            node = node.value[int(part)]
-            line = node.start_mark.line + 1
-    return line
-
-
-def _refuse_repeated_keys(path: Path, node: yaml.Node) -> None:
-    if isinstance(node, yaml.MappingNode):
-        seen: set[str] = set()
-        for key, value in node.value:
-            if key.value in seen:
-                raise ProtocolError(f"{path}, line {key.start_mark.line + 1}: {key.value!r} stands here a second time")
-            seen.add(key.value)
-            _refuse_repeated_keys(path, value)
-    elif isinstance(node, yaml.SequenceNode):
-        for item in node.value:
-            _refuse_repeated_keys(path, item)
+    if detail["type"] == "value_error" and ": " in message:  # a rule over several entries names its section first
+        section, message = message.split(": ", 1)
+        location += section.split(".")
+    line, steps = document.at(location)
+    where = f"{'.'.join(steps)}: " if steps else ""
+    shown = "" if isinstance(detail["input"], dict | list) or "found" in message else f", found {detail['input']!r}"
+    hint = " (write it in quotes)" if isinstance(detail["input"], bool) and detail["type"] == "string_type" else ""
+    return f"{document.path}, line {line}: {where}{message}{shown}{hint}"

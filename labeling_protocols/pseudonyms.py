@@ -6,6 +6,7 @@ guess against it (an unkeyed hash of a patient id is undone by trying all ids).
 
 import hashlib
 import hmac
+from collections.abc import Iterable
 
 
 def keyed_digest(secret: bytes, purpose: str, *parts: str) -> str:
@@ -17,6 +18,11 @@ def keyed_digest(secret: bytes, purpose: str, *parts: str) -> str:
 def patient_pseudonym(secret: bytes, identifier: str) -> str:
     """The site's name for a patient, made from a patient id or a file's name."""
     return f"P{keyed_digest(secret, 'patient', identifier)[:20].upper()}"
+
+
+def keyed_order(secret: bytes, case: str, readers: Iterable[str]) -> list[str]:
+    """The readers of a case in an order that says nothing of them and is another one in each case."""
+    return sorted(readers, key=lambda reader: keyed_digest(secret, "order of readers", case, reader))
 
 
 def keyed_uid(secret: bytes, purpose: str, *parts: str) -> str:

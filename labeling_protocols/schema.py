@@ -3,6 +3,7 @@
 from datetime import UTC, datetime
 from typing import Any
 
+import sqlalchemy as sa
 from sqlalchemy import (
     JSON,
     Boolean,
@@ -10,6 +11,7 @@ from sqlalchemy import (
     DateTime,
     Float,
     ForeignKey,
+    Index,
     Integer,
     MetaData,
     String,
@@ -45,16 +47,39 @@ metadata = MetaData(
 _DIGEST = String(64)
 _MOMENT = Moment()
 
+
+def _where(condition: Any) -> dict[str, Any]:
+    """An index over the rows that fulfil this only."""
+    return {"sqlite_where": condition, "postgresql_where": condition}
+
+
+# Rows of these are never changed or deleted; triggers of the database see to it.
+APPEND_ONLY = (
+    "protocols",
+    "reads",
+    "withdrawals",
+    "returned_seats",
+    "prelabels",
+    "shown_prelabels",
+    "reviews",
+    "adjudications",
+    "audit",
+)
+
+# `since_version` is the oldest version whose reads count under this one: 5 where 5, 6 and 7 ask the same question.
 protocols = Table(
     "protocols",
     metadata,
     Column("name", String(64), primary_key=True),
     Column("version", Integer, primary_key=True),
+    Column("since_version", Integer, nullable=False),
     Column("digest", _DIGEST, nullable=False),
     Column("content", Text, nullable=False),
     Column("created", _MOMENT, nullable=False),
 )
 
+# `rank` orders a worklist, lowest first; `known_truth` makes a calibration case. `reads`, `outcome` and `severity` are
+# caches over the reads, verdicts and adjudications of the case, moved in the transaction that changes those.
 cases = Table(
     "cases",
     metadata,
@@ -66,18 +91,53 @@ cases = Table(
     Column("modality", String(16), nullable=False),
     Column("series", String(64)),
     Column("created", _MOMENT, nullable=False),
+    Column("rank", Float, nullable=False, default=0.0),
+    Column("known_truth", _DIGEST),
+    Column("reads", Integer, nullable=False, default=0),
+    Column("outcome", String(16), nullable=False, default="open"),
+    Column("severity", Float, nullable=False, default=0.0),
     UniqueConstraint("protocol", "image"),
 )
+Index("ix_cases_outcome", cases.c.protocol, cases.c.outcome, cases.c.severity)
+Index("ix_cases_calibration", cases.c.protocol, **_where(cases.c.known_truth.isnot(None)))
 
+# How far cases are, counted as they go: `kind` is cases, calibration, reads (by reader), agreed, disputed or settled.
+tallies = Table(
+    "tallies",
+    metadata,
+    Column("protocol", String(64), primary_key=True),
+    Column("kind", String(16), primary_key=True),
+    Column("reader", String(32), primary_key=True, default=""),
+    Column("total", Integer, nullable=False),
+)
+
+# A password is an argon2id hash, None for who signs in elsewhere; one with `password_until` opens once, to be replaced.
+# Tokens made before `tokens_since` are void.
 accounts = Table(
     "accounts",
     metadata,
     Column("id", String(32), primary_key=True),
     Column("name", String(64), nullable=False, unique=True),
-    Column("password", Text, nullable=False),  # argon2id
+    Column("password", Text),
+    Column("password_until", _MOMENT),
     Column("roles", JSON, nullable=False),
+    Column("groups", JSON, nullable=False, default=list),
     Column("disabled", Boolean, nullable=False, default=False),
     Column("created", _MOMENT, nullable=False),
+    Column("issuer", String(255)),
+    Column("subject", String(255)),
+    Column("failures", Integer, nullable=False, default=0),
+    Column("locked_until", _MOMENT),
+    Column("tokens_since", _MOMENT),
+    UniqueConstraint("issuer", "subject"),
+)
+
+# Tokens ended before their time, kept until they would have expired by themselves.
+ended_tokens = Table(
+    "ended_tokens",
+    metadata,
+    Column("id", String(32), primary_key=True),
+    Column("expires", _MOMENT, nullable=False),
 )
 
 # Per-reader server addresses for viewers that cannot log in; only the SHA-256 of the secret is kept.
@@ -85,38 +145,111 @@ addresses = Table(
     "addresses",
     metadata,
     Column("secret", _DIGEST, primary_key=True),
-    Column("account", ForeignKey("accounts.id"), nullable=False),
+    Column("id", String(16), nullable=False, unique=True),
+    Column("account", ForeignKey("accounts.id"), nullable=False, index=True),
+    Column("title", String(64), nullable=False, default=""),
     Column("created", _MOMENT, nullable=False),
     Column("expires", _MOMENT, nullable=False),
+    Column("last_used", _MOMENT),
     Column("revoked", Boolean, nullable=False, default=False),
 )
 
-# One row a reader and case; `place` numbers the seats of a case, so that no two readers take the last one.
+# One row a place on a case, free while it has no reader; `protocol` and `rank` are the case's, for an index.
 seats = Table(
     "seats",
     metadata,
     Column("case", ForeignKey("cases.id"), primary_key=True),
+    Column("since_version", Integer, primary_key=True),
     Column("place", Integer, primary_key=True),
-    Column("reader", ForeignKey("accounts.id"), nullable=False, index=True),
-    Column("state", String(16), nullable=False),
-    Column("lease_until", _MOMENT, nullable=False),
-    UniqueConstraint("case", "reader"),
+    Column("protocol", String(64), nullable=False),
+    Column("rank", Float, nullable=False, default=0.0),
+    Column("group", String(64), nullable=False, default=""),
+    Column("reader", ForeignKey("accounts.id")),
+    Column("state", String(16), nullable=False, default="free"),
+    Column("opened", _MOMENT),
+    Column("lease_until", _MOMENT),
+    Column("reopened", Boolean, nullable=False, default=False),
+    UniqueConstraint("case", "since_version", "reader"),
+)
+Index(
+    "ix_seats_free",
+    seats.c.protocol,
+    seats.c.since_version,
+    seats.c.group,
+    seats.c.rank,
+    seats.c.case,
+    **_where(seats.c.state == "free"),
+)
+Index(
+    "ix_seats_reopened",
+    seats.c.protocol,
+    seats.c.since_version,
+    seats.c.group,
+    seats.c.rank,
+    seats.c.case,
+    **_where(sa.and_(seats.c.state == "free", seats.c.reopened)),
+)
+Index("ix_seats_claimed", seats.c.reader, seats.c.protocol, **_where(seats.c.state == "claimed"))
+Index("ix_seats_lease", seats.c.lease_until, **_where(seats.c.state == "claimed"))
+
+# How a reader lost a seat: lapsed, skipped (with his reason), or reassigned by an administrator. Append-only.
+returned_seats = Table(
+    "returned_seats",
+    metadata,
+    Column("id", Integer, primary_key=True),
+    Column("case", ForeignKey("cases.id"), nullable=False),
+    Column("since_version", Integer, nullable=False),
+    Column("reader", ForeignKey("accounts.id"), nullable=False),
+    Column("why", String(16), nullable=False),
+    Column("reason", Text, nullable=False, default=""),
+    Column("actor", String(32), nullable=False),
+    Column("created", _MOMENT, nullable=False),
+)
+Index("ix_returned_seats_case", returned_seats.c.case, returned_seats.c.reader)
+
+# Where a reader's worklist stands: no free seat before (rank, case) is for him, unless it was reopened.
+worklists = Table(
+    "worklists",
+    metadata,
+    Column("protocol", String(64), primary_key=True),
+    Column("reader", ForeignKey("accounts.id"), primary_key=True),
+    Column("rank", Float),
+    Column("case", String(32)),
+    Column("groups", String(255), nullable=False, default=""),
+    Column("since_calibration", Integer, nullable=False, default=0),
 )
 
+# Every save of every read. Append-only.
 reads = Table(
     "reads",
     metadata,
     Column("id", Integer, primary_key=True),
     Column("case", ForeignKey("cases.id"), nullable=False),
-    Column("reader", ForeignKey("accounts.id"), nullable=False, index=True),
+    Column("reader", ForeignKey("accounts.id"), nullable=False),
     Column("protocol_version", Integer, nullable=False),
     Column("revision", Integer, nullable=False),
     Column("label", _DIGEST, nullable=False),
     Column("voxels", JSON, nullable=False),
+    Column("volumes_ml", JSON, nullable=False),
     Column("client", String(64), nullable=False),
+    Column("seconds", Float),
     Column("prelabel_model", String(128)),
+    Column("prelabel_shown", Boolean, nullable=False, default=False),
     Column("created", _MOMENT, nullable=False),
     UniqueConstraint("case", "reader", "protocol_version", "revision"),
+)
+
+Index("ix_reads_reader_case", reads.c.reader, reads.c.case)
+
+# A read taken back: this revision and the reader's earlier ones of the case do not count any more. Append-only.
+withdrawals = Table(
+    "withdrawals",
+    metadata,
+    Column("id", Integer, primary_key=True),
+    Column("read", ForeignKey("reads.id"), nullable=False, unique=True),
+    Column("actor", String(32), nullable=False),
+    Column("reason", Text, nullable=False),
+    Column("created", _MOMENT, nullable=False),
 )
 
 prelabels = Table(
@@ -125,6 +258,31 @@ prelabels = Table(
     Column("case", ForeignKey("cases.id"), primary_key=True),
     Column("model", String(128), primary_key=True),
     Column("label", _DIGEST, nullable=False),
+    Column("voxels", JSON, nullable=False),
+    Column("created", _MOMENT, nullable=False),
+)
+
+# Which proposals a reader was given, whatever became of the seat. Append-only.
+shown_prelabels = Table(
+    "shown_prelabels",
+    metadata,
+    Column("case", ForeignKey("cases.id"), primary_key=True),
+    Column("reader", ForeignKey("accounts.id"), primary_key=True),
+    Column("model", String(128), primary_key=True),
+    Column("created", _MOMENT, nullable=False),
+)
+
+# What a reviewer said of a read in his viewer (`segmentationMeta` of Slicer's Reviewer); no decision. Append-only.
+reviews = Table(
+    "reviews",
+    metadata,
+    Column("id", Integer, primary_key=True),
+    Column("case", ForeignKey("cases.id"), nullable=False, index=True),
+    Column("read", ForeignKey("reads.id"), nullable=False),
+    Column("reviewer", ForeignKey("accounts.id"), nullable=False),
+    Column("status", String(32), nullable=False),
+    Column("level", String(32), nullable=False),
+    Column("comment", Text, nullable=False),
     Column("created", _MOMENT, nullable=False),
 )
 
@@ -134,7 +292,7 @@ verdicts = Table(
     metadata,
     Column("case", ForeignKey("cases.id"), primary_key=True),
     Column("reads", String(255), primary_key=True),
-    Column("protocol_version", Integer, nullable=False),
+    Column("protocol_version", Integer, primary_key=True),
     Column("verdict", JSON, nullable=False),
     Column("agreed", Boolean, nullable=False),
     Column("severity", Float, nullable=False),
@@ -184,4 +342,17 @@ results = Table(
     Column("sr", String(255)),
     Column("created", _MOMENT, nullable=False),
     UniqueConstraint("series", "instances", "model"),
+)
+
+# What was done, by whom: each row's hash is over its content and the hash of the row before. Append-only.
+audit = Table(
+    "audit",
+    metadata,
+    Column("id", Integer, primary_key=True, autoincrement=False),
+    Column("at", String(32), nullable=False),
+    Column("actor", String(32), nullable=False),
+    Column("action", String(32), nullable=False),
+    Column("subject", String(128), nullable=False),
+    Column("details", Text, nullable=False),
+    Column("hash", _DIGEST, nullable=False),
 )

@@ -3,6 +3,7 @@
 A verdict is a cache: it can be made again from the reads it names, and is, where a crash came before it was kept.
 """
 
+import contextlib
 import json
 from dataclasses import asdict
 from datetime import datetime
@@ -13,24 +14,26 @@ from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 from sqlalchemy.exc import IntegrityError
 
-from labeling_protocols import schema
+from labeling_protocols import audit, schema, tallies
 from labeling_protocols.agreement import assess
-from labeling_protocols.consensus import majority
-from labeling_protocols.geometry import Volume
+from labeling_protocols.audit import Action
+from labeling_protocols.consensus import consensus
+from labeling_protocols.label import Label
 from labeling_protocols.label_codec import encode_label
 from labeling_protocols.protocol import Protocol
 from labeling_protocols.records import (
     Adjudication,
     Case,
     Dispute,
-    PairAgreement,
+    Outcome,
     Read,
-    SeatState,
     Settled,
     Truth,
     Verdict,
 )
+from labeling_protocols.rows import CASE_LOCKED, verdict_of
 from labeling_protocols.store import Store, now
+from labeling_protocols.verdicts import keep_verdict, kept_verdict
 
 MAJORITY = "majority"
 
@@ -45,12 +48,19 @@ def settle(store: Store, case_id: str) -> Verdict | None:
     return kept.verdict if kept else None
 
 
+def judge(store: Store, protocol_name: str) -> int:
+    """Make the verdicts that are due: how many."""
+    due = store.cases(protocol_name, (Outcome.UNJUDGED,))
+    for case in due:
+        _kept_verdict(store, case)
+    return len(due)
+
+
 def disputes(store: Store, protocol_name: str) -> list[Dispute]:
     """The open disputes of a protocol, worst first."""
+    judge(store, protocol_name)
     open_disputes = []
-    for case in _fully_read(store, protocol_name):
-        if adjudication_of(store, case.id) is not None:
-            continue
+    for case in store.cases(protocol_name, (Outcome.DISPUTED,)):
         kept = _kept_verdict(store, case)
         if kept is not None and not kept.verdict.agreed:
             open_disputes.append(
@@ -89,7 +99,7 @@ def adjudicate(
     if not rationale.strip():
         raise AdjudicationError("a decision needs a rationale; an empty one was found. Nothing was decided.")
     if choice == MAJORITY:
-        label = store.blobs.put(encode_label(_consensus(store, case, kept.reads)))
+        label = store.blobs.put(encode_label(_consensus(store, case, kept.reads)).content)
     elif choice in readers:
         label = readers[choice].label
     else:
@@ -106,9 +116,17 @@ def adjudicate(
     row["signature"] = signing_key.sign(_signed_text(row)).hex()
     try:
         with store.writing() as connection:
+            locked = _lock(connection, case_id)
             if adjudication_of(store, case_id, connection) is not None:
                 raise AdjudicationError("this dispute has been settled already. Nothing was changed.")
+            if _key(tuple(read.id for read in store.latest_reads(case_id, connection))) != kept.key:
+                raise AdjudicationError(
+                    "a reader saved or withdrew in this moment; look at the case again. Nothing was decided."
+                )
             connection.execute(sa.insert(schema.adjudications).values(row))
+            tallies.move_outcome(connection, locked, Outcome.SETTLED)
+            signed = {name: row[name] for name in ("choice", "reads", "label", "signature")}
+            audit.append(connection, actor=adjudicator, action=Action.ADJUDICATED, subject=case_id, **signed)
     except IntegrityError as error:
         raise AdjudicationError("this dispute has been settled already. Nothing was changed.") from error
     decision = adjudication_of(store, case_id)
@@ -117,15 +135,18 @@ def adjudicate(
 
 
 def adjudication_of(store: Store, case_id: str, connection: sa.Connection | None = None) -> Adjudication | None:
-    """The newest adjudication of a case."""
-    table = schema.adjudications
+    """The newest adjudication of a case, if it decided between reads that answer what is asked now."""
+    table, reads = schema.adjudications, schema.reads
     query = sa.select(table).where(table.c.case == case_id).order_by(table.c.id.desc()).limit(1)
-    if connection is not None:
-        row = connection.execute(query).first()
-    else:
-        with store.engine.connect() as reading:
-            row = reading.execute(query).first()
-    return None if row is None else Adjudication(**{**row._mapping, "reads": _ids(row.reads)})
+    with contextlib.nullcontext(connection) if connection is not None else store.engine.connect() as reading:
+        since_version = store.asked(store.case(case_id, reading).protocol, reading).since_version
+        row = reading.execute(query).first()
+        if row is None:
+            return None
+        version = reading.execute(sa.select(reads.c.protocol_version).where(reads.c.id == _ids(row.reads)[0])).scalar()
+    if version is None or version < since_version:
+        return None
+    return Adjudication(**{**row._mapping, "reads": _ids(row.reads)})
 
 
 def signature_holds(adjudication: Adjudication, public_key: Ed25519PublicKey) -> bool:
@@ -166,7 +187,8 @@ def truth(store: Store, case_id: str) -> Truth | None:
 
 def truths(store: Store, protocol_name: str) -> list[Truth]:
     """The truths of a protocol, by case."""
-    found = (truth(store, case.id) for case in _fully_read(store, protocol_name))
+    judge(store, protocol_name)
+    found = (truth(store, case.id) for case in store.cases(protocol_name, (Outcome.AGREED, Outcome.SETTLED)))
     return [known for known in found if known is not None]
 
 
@@ -179,71 +201,57 @@ class _Kept:
         self.protocol_version: int = row.protocol_version
         self.consensus: str | None = row.consensus
         self.since: datetime = row.created
-        content = row.verdict
-        self.verdict = Verdict(
-            pairs=tuple(PairAgreement(**pair) for pair in content["pairs"]),
-            reasons=tuple(content["reasons"]),
-            severity=content["severity"],
-        )
+        self.verdict = verdict_of(row.verdict)
 
 
 def _kept_verdict(store: Store, case: Case) -> _Kept | None:
-    """The verdict over the case's newest reads, made now where it is not kept yet."""
+    """The verdict over the case's newest reads, made now where it is not kept yet; none of a calibration case."""
+    if case.known_truth is not None:
+        return None
     protocol = store.protocol(case.protocol)
-    reads = tuple(read for read in store.latest_reads(case.id) if read.protocol_version == protocol.version)
+    reads = tuple(store.latest_reads(case.id))
     if len(reads) < protocol.readers_per_case:
         return None
-    table = schema.verdicts
     key = _key(tuple(read.id for read in reads))
-    query = sa.select(table).where(table.c.case == case.id, table.c.reads == key)
+    row = kept_verdict(store, case.id, key, protocol.version)
     with store.engine.connect() as connection:
-        row = connection.execute(query).first()
-    if row is None:
-        _keep_verdict(store, case, protocol, reads, key)
-        with store.engine.connect() as connection:
-            row = connection.execute(query).one()
+        outcome = connection.execute(sa.select(schema.cases.c.outcome).where(schema.cases.c.id == case.id)).scalar()
+    if row is None or outcome == Outcome.UNJUDGED:
+        _keep_verdict(store, case, protocol, reads, key, row)
+        row = kept_verdict(store, case.id, key, protocol.version)
     return _Kept(row, reads)
 
 
-def _keep_verdict(store: Store, case: Case, protocol: Protocol, reads: tuple[Read, ...], key: str) -> None:
-    labels = {read.reader: store.label(read.label).array_ZYX.astype("uint8") for read in reads}
-    verdict = assess(protocol, labels, case.geometry.spacing_mm_ZYX)
-    consensus = store.blobs.put(encode_label(_consensus(store, case, reads))) if verdict.agreed else None
-    row = {
-        "case": case.id,
-        "reads": key,
-        "protocol_version": protocol.version,
-        "verdict": asdict(verdict),
-        "agreed": verdict.agreed,
-        "severity": verdict.severity,
-        "consensus": consensus,
-        "created": now(),
-    }
-    try:
-        with store.writing() as connection:
-            connection.execute(sa.insert(schema.verdicts).values(row))
-    except IntegrityError:
-        pass  # another process judged the same reads first; the verdict is a function of them
+def _keep_verdict(store: Store, case: Case, protocol: Protocol, reads: tuple[Read, ...], key: str, known: Any) -> None:
+    """Keep a verdict, made now where it is not known, and move the case's outcome unless its reads changed."""
+    if known is None:
+        labels = {read.reader: store.label(read.label) for read in reads}
+        verdict = assess(protocol, labels)
+        label = (
+            store.blobs.put(encode_label(consensus(protocol, list(labels.values()))).content)
+            if verdict.agreed
+            else None
+        )
+        keep_verdict(store, case.id, key, protocol.version, verdict, label)
+        agreed, severity = verdict.agreed, verdict.severity
+    else:
+        agreed, severity = known.agreed, known.severity
+    with store.writing() as connection:
+        locked = _lock(connection, case.id)
+        same = _key(tuple(read.id for read in store.latest_reads(case.id, connection))) == key
+        if same and locked.outcome == Outcome.UNJUDGED:
+            outcome = Outcome.AGREED if agreed else Outcome.DISPUTED
+            tallies.move_outcome(connection, locked, outcome, severity)
 
 
-def _consensus(store: Store, case: Case, reads: tuple[Read, ...]) -> Volume:
+def _consensus(store: Store, case: Case, reads: tuple[Read, ...]) -> Label:
     protocol = store.protocol(case.protocol, reads[0].protocol_version)
-    labels = [store.label(read.label).array_ZYX.astype("uint8") for read in reads]
-    return Volume(array_ZYX=majority(protocol, labels, case.geometry.spacing_mm_ZYX), geometry=case.geometry)
+    return consensus(protocol, [store.label(read.label) for read in reads])
 
 
-def _fully_read(store: Store, protocol_name: str) -> list[Case]:
-    protocol = store.protocol(protocol_name)
-    table = schema.seats
-    full = (
-        sa.select(table.c.case)
-        .where(table.c.state == SeatState.READ)
-        .group_by(table.c.case)
-        .having(sa.func.count() >= protocol.readers_per_case)
-    )
-    with store.engine.connect() as connection:
-        ids = set(connection.execute(full).scalars())
-    return [case for case in store.cases(protocol_name) if case.id in ids]
+def _lock(connection: sa.Connection, case_id: str) -> Any:
+    """The case's row, as it stays until the transaction ends."""
+    return connection.execute(CASE_LOCKED, {"of_case": case_id}).one()
 
 
 def _signed_text(row: dict[str, Any]) -> bytes:

@@ -1,44 +1,54 @@
 """The label store: protocols, cases, reads and prelabels in; the same, unchanged, out. Nothing is overwritten.
 
-Each write first puts its blob durably, then commits one row; a row therefore never points to a missing blob, and what
-was acknowledged survives a crash (SQLite in WAL mode with synchronous=FULL).
+Each write first puts its blob durably, then commits its rows and its audit entry together; a row therefore never points
+to a missing blob, and what was acknowledged survives a crash. SQLite and PostgreSQL alike (`engine.py`).
 """
 
 import hashlib
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import sqlalchemy as sa
-from alembic import command
-from alembic.config import Config
 from sqlalchemy.exc import IntegrityError
 
-from labeling_protocols import schema
+from labeling_protocols import audit, schema, seats, tallies
+from labeling_protocols.audit import Action
 from labeling_protocols.blobs import Blobs
-from labeling_protocols.geometry import Geometry, Volume
+from labeling_protocols.engine import make_engine, upgrade
+from labeling_protocols.geometry import Volume
+from labeling_protocols.label import Label, LabelError
 from labeling_protocols.label_codec import decode_label, encode_label
+from labeling_protocols.label_rules import check_label
 from labeling_protocols.protocol import Protocol, ProtocolError
-from labeling_protocols.records import Case, Prelabel, Progress, Provenance, Read, SeatState
+from labeling_protocols.protocol_diff import diff
+from labeling_protocols.records import Case, Outcome, Prelabel, Progress, Provenance, Read, SeatState
+from labeling_protocols.rows import (
+    CASE,
+    NEWEST_PROTOCOL,
+    READS_OF_CASE,
+    READS_OF_READER,
+    by_structure,
+    case_of,
+    read_of,
+)
+from labeling_protocols.saving import Asked, Saving, SeatError
 from labeling_protocols.volumes import read_volume_bytes, volume_bytes
 
-_MIGRATIONS = Path(__file__).parent / "migrations"
-_BUSY_TIMEOUT_S = 30
+__all__ = ["Asked", "LabelError", "SeatError", "Store", "UnknownError", "WithdrawalError", "now"]
 
-
-class LabelError(ValueError):
-    """A label that cannot become a read: what was found, what was expected; nothing was stored."""
+_SERVER = "server"
 
 
 class UnknownError(LookupError):
     """A protocol, case or read that the store does not have."""
 
 
-class SeatError(PermissionError):
-    """A reader who has no seat on the case he wants to save a read of."""
+class WithdrawalError(ValueError):
+    """A read that cannot be withdrawn: what was found, what was expected; nothing was changed."""
 
 
 class Store:
@@ -47,82 +57,115 @@ class Store:
     def __init__(self, url: str, blobs: Blobs) -> None:
         """Open the store and bring its database up to date."""
         self.blobs = blobs
-        self.engine = _engine(url)
-        with self.engine.connect() as connection:
-            config = Config()
-            config.set_main_option("script_location", str(_MIGRATIONS))
-            config.attributes["connection"] = connection
-            command.upgrade(config, "head")
+        self.engine = make_engine(url)
+        self._parsed: dict[str, Protocol] = {}
+        upgrade(self.engine)
 
     def close(self) -> None:
         self.engine.dispose()
 
     @contextmanager
     def writing(self) -> Iterator[sa.Connection]:
-        """One transaction that holds the write lock from its start: what it reads stays true until it commits."""
+        """One transaction for a write. On SQLite it holds the write lock from its start."""
         with self.engine.connect().execution_options(writes=True) as connection, connection.begin():
             yield connection
 
+    def _reading(self, connection: sa.Connection | None) -> AbstractContextManager[sa.Connection]:
+        """A transaction to read in: this one, or one of its own."""
+        return self.engine.connect() if connection is None else nullcontext(connection)
+
     # Protocols
 
-    def add_protocol(self, protocol: Protocol) -> None:
-        """Keep a protocol version; raises `ProtocolError` where the same version says something else already."""
+    def add_protocol(self, protocol: Protocol, *, actor: str = _SERVER) -> None:
+        """Keep a protocol version, and seats, outcomes and tallies as it asks; the same content again does nothing.
+
+        Raises `ProtocolError` where this version says something else already, or a newer one is in use.
+        """
+        table = schema.protocols
+        versions = sa.select(table).where(table.c.name == protocol.name).order_by(table.c.version)
         with self.writing() as connection:
-            known = connection.execute(
-                sa.select(schema.protocols.c.digest).where(
-                    schema.protocols.c.name == protocol.name, schema.protocols.c.version == protocol.version
-                )
-            ).scalar()
-            if known == protocol.digest:
+            seats.lock_worklist(connection, protocol.name)
+            known = connection.execute(versions).all()
+            same = next((row for row in known if row.version == protocol.version), None)
+            if same is not None and same.digest == protocol.digest:
                 return
-            if known is not None:
-                raise ProtocolError(
-                    f"protocol {protocol.name} version {protocol.version} is in use and says something else;"
-                    " give the changed protocol a new version number. Nothing was changed."
-                )
+            _refuse_version(protocol, same, known)
+            newest = known[-1] if known else None
+            since_version = protocol.version
+            if newest is not None and diff(self._parse(newest), protocol).reads_count_on:
+                since_version = newest.since_version
             connection.execute(
-                sa.insert(schema.protocols).values(
+                sa.insert(table).values(
                     name=protocol.name,
                     version=protocol.version,
+                    since_version=since_version,
                     digest=protocol.digest,
                     content=protocol.as_json(),
                     created=now(),
                 )
             )
+            if newest is not None:
+                _follow_version(connection, protocol, since_version, begins_anew=since_version == protocol.version)
+            audit.append(
+                connection,
+                actor=actor,
+                action=Action.PROTOCOL_ADDED,
+                subject=f"{protocol.name} {protocol.version}",
+                digest=protocol.digest,
+                since_version=since_version,
+            )
+
+    def asked(self, name: str, connection: sa.Connection | None = None) -> Asked:
+        """What the newest version of a protocol asks; raises `UnknownError`."""
+        row = self._protocol_row(name, None, connection)
+        return Asked(protocol=self._parse(row), since_version=row.since_version)
 
     def protocol(self, name: str, version: int | None = None) -> Protocol:
         """This version of a protocol, or its newest; raises `UnknownError`."""
-        table = schema.protocols
-        query = sa.select(table.c.content).where(table.c.name == name).order_by(table.c.version.desc()).limit(1)
-        if version is not None:
-            query = query.where(table.c.version == version)
-        with self.engine.connect() as connection:
-            content = connection.execute(query).scalar()
-        if content is None:
-            known = ", ".join(sorted({protocol.name for protocol in self.protocols()})) or "none"
-            raise UnknownError(f"unknown protocol; this site has {known}")
-        return Protocol.from_json(content)
+        return self._parse(self._protocol_row(name, version))
 
     def protocols(self) -> list[Protocol]:
         """The newest version of each protocol, by name."""
         table = schema.protocols
         with self.engine.connect() as connection:
-            rows = connection.execute(sa.select(table.c.name, table.c.content).order_by(table.c.name, table.c.version))
-            newest = {name: content for name, content in rows}
-        return [Protocol.from_json(content) for content in newest.values()]
+            rows = connection.execute(sa.select(table).order_by(table.c.name, table.c.version)).all()
+        return [self._parse(row) for row in {row.name: row for row in rows}.values()]
+
+    def _protocol_row(self, name: str, version: int | None, connection: sa.Connection | None = None) -> Any:
+        query = NEWEST_PROTOCOL if version is None else NEWEST_PROTOCOL.where(schema.protocols.c.version == version)
+        with self._reading(connection) as reading:
+            row = reading.execute(query, {"of_protocol": name}).first()
+        if row is None:
+            known = ", ".join(sorted({protocol.name for protocol in self.protocols()})) or "none"
+            raise UnknownError(f"unknown protocol; this site has {known}")
+        return row
+
+    def _parse(self, row: Any) -> Protocol:
+        """A version never changes, so each is parsed once."""
+        if row.digest not in self._parsed:
+            self._parsed[row.digest] = Protocol.from_json(row.content)
+        return self._parsed[row.digest]
 
     # Cases
 
     def add_case(
-        self, *, protocol: str, patient: str, volume: Volume, modality: str, series: str | None = None
+        self,
+        *,
+        protocol: str,
+        patient: str,
+        volume: Volume,
+        modality: str,
+        series: str | None = None,
+        actor: str = _SERVER,
     ) -> tuple[Case, bool]:
         """Keep an image as a case of this protocol; (case, False) where the same image was there already.
 
         `patient` is the site's pseudonym, `series` a de-identified UID: neither is checked here.
         """
-        self.protocol(protocol)
+        asked = self.asked(protocol)
         image = self.blobs.put(volume_bytes(volume, ".nii.gz"))
         case_id = hashlib.sha256(f"{protocol}/{image}".encode()).hexdigest()[:16]
+        table = schema.cases
         row = {
             "id": case_id,
             "protocol": protocol,
@@ -134,92 +177,172 @@ class Store:
             "created": now(),
         }
         with self.writing() as connection:
-            known = connection.execute(sa.select(schema.cases.c.id).where(schema.cases.c.id == case_id)).scalar()
+            seats.lock_worklist(connection, protocol)
+            known = connection.execute(sa.select(table.c.id).where(table.c.id == case_id)).scalar()
             if known is None:
-                connection.execute(sa.insert(schema.cases).values(row))
+                connection.execute(sa.insert(table).values(row))
+                added = connection.execute(sa.select(table).where(table.c.id == case_id)).one()
+                seats.make_seats(connection, asked.protocol, asked.since_version, [added])
+                seats.step_back(connection, protocol, added.rank, case_id)
+                tallies.add(connection, protocol, tallies.CASES, 1)
+                audit.append(connection, actor=actor, action=Action.CASE_ADDED, subject=case_id, image=image)
         return self.case(case_id), known is None
 
-    def case(self, case_id: str) -> Case:
-        with self.engine.connect() as connection:
-            row = connection.execute(sa.select(schema.cases).where(schema.cases.c.id == case_id)).first()
+    def set_calibration(self, case_id: str, known_truth: Label, *, actor: str = _SERVER) -> Case:
+        """Make a case that nobody has a seat on a calibration case, its truth known beforehand.
+
+        Raises `LabelError` where the truth does not fit the protocol or somebody reads the case already.
+        """
+        case = self.case(case_id)
+        asked = self.asked(case.protocol)
+        encoded = encode_label(known_truth)
+        check_label(asked.protocol, case, known_truth, encoded.voxels)
+        digest = self.blobs.put(encoded.content)
+        places = schema.seats
+        with self.writing() as connection:
+            seats.lock_worklist(connection, case.protocol)
+            of_case = sa.select(places.c.place).where(places.c.case == case_id, places.c.reader.isnot(None))
+            if case.known_truth is not None or connection.execute(of_case.limit(1)).first() is not None:
+                raise LabelError("this case is read already, or a calibration case. Nothing was changed.")
+            connection.execute(sa.delete(places).where(places.c.case == case_id))
+            connection.execute(sa.update(schema.cases).where(schema.cases.c.id == case_id).values(known_truth=digest))
+            tallies.add(connection, case.protocol, tallies.CASES, -1)
+            tallies.add(connection, case.protocol, tallies.CALIBRATION, 1)
+            audit.append(connection, actor=actor, action=Action.CALIBRATION_SET, subject=case_id, known_truth=digest)
+        return self.case(case_id)
+
+    def case(self, case_id: str, connection: sa.Connection | None = None) -> Case:
+        with self._reading(connection) as reading:
+            row = reading.execute(CASE, {"of_case": case_id}).first()
         if row is None:
             raise UnknownError("unknown case; nothing was read or written")
-        return _case(row)
+        return case_of(row)
 
-    def cases(self, protocol: str) -> list[Case]:
-        query = sa.select(schema.cases).where(schema.cases.c.protocol == protocol).order_by(schema.cases.c.id)
+    def cases(self, protocol: str, outcomes: Iterable[Outcome] | None = None) -> list[Case]:
+        """The cases of a protocol, by id; `outcomes` keeps to ordinary cases that are so far."""
+        table = schema.cases
+        query = sa.select(table).where(table.c.protocol == protocol)
+        if outcomes is not None:
+            query = query.where(table.c.outcome.in_(list(outcomes)))
         with self.engine.connect() as connection:
-            return [_case(row) for row in connection.execute(query)]
+            rows = connection.execute(query).all()
+        return sorted((case_of(row) for row in rows), key=lambda case: case.id)
 
     def image_path(self, case: Case) -> Path:
-        """The blob with the case's image; its content is a .nii.gz file."""
+        """A file with the case's image (.nii.gz, whatever its name)."""
         return self.blobs.path(case.image)
 
     def image(self, case: Case) -> Volume:
         return read_volume_bytes(self.blobs.get(case.image), ".nii.gz")
 
-    def label(self, digest: str) -> Volume:
-        """The label of this digest: uint8 values of the protocol on the image's grid."""
+    def label(self, digest: str) -> Label:
+        """The label of this digest, on the image's grid."""
         return decode_label(self.blobs.get(digest))
 
-    # Reads and prelabels
+    # Reads
 
-    def save_read(self, *, case_id: str, reader: str, label: Volume, provenance: Provenance = Provenance()) -> Read:
+    def save_read(
+        self,
+        *,
+        case_id: str,
+        reader: str,
+        label: Label,
+        provenance: Provenance = Provenance(),
+        created: datetime | None = None,
+        adopted_by: str | None = None,
+    ) -> Read:
         """Keep a label as the reader's next revision; saving the same label again changes nothing and returns it.
 
-        Raises `UnknownError`, `LabelError` or `SeatError`, having stored nothing.
+        Seconds are counted from when the reader was given the case, or saved last, where his client does not tell them;
+        what prelabel there was, and whether he was shown it, is known here. A label made elsewhere and `adopted_by`
+        somebody needs no seat, and its provenance is what is told. Raises `UnknownError`, `LabelError` or `SeatError`,
+        having stored nothing.
         """
-        case = self.case(case_id)
-        protocol = self.protocol(case.protocol)
-        checked = _checked_label(protocol, case, label)
         with self.engine.connect() as connection:
-            _require_seat(connection, case_id, reader)
-        digest = self.blobs.put(encode_label(checked))
+            case = self.case(case_id, connection)
+            asked = self.asked(case.protocol, connection)
+            saving = Saving(case=case, asked=asked, reader=reader, created=created or now(), adopted_by=adopted_by)
+            saving.require_seat(connection)
+        encoded = encode_label(label)
+        check_label(asked.protocol, case, label, encoded.voxels)
+        digest = self.blobs.put(encoded.content)
         with self.writing() as connection:
-            _require_seat(connection, case_id, reader)
-            newest = connection.execute(_reads_of(case_id, reader).order_by(schema.reads.c.id.desc()).limit(1)).first()
-            if newest is None or (newest.label, newest.protocol_version) != (digest, protocol.version):
-                same_version = newest is not None and newest.protocol_version == protocol.version
-                connection.execute(
-                    sa.insert(schema.reads).values(
-                        case=case_id,
-                        reader=reader,
-                        protocol_version=protocol.version,
-                        revision=newest.revision + 1 if newest is not None and same_version else 1,
-                        label=digest,
-                        voxels=_voxels(protocol, checked),
-                        client=provenance.client[:64],
-                        prelabel_model=provenance.prelabel_model,
-                        created=now(),
-                    )
-                )
-                connection.execute(
-                    sa.update(schema.seats)
-                    .where(schema.seats.c.case == case_id, schema.seats.c.reader == reader)
-                    .values(state=SeatState.READ)
-                )
-        return self.reads(case_id, reader)[-1]
+            seat = saving.seat(connection)
+            newest = saving.newest(connection)
+            if newest is not None and not newest.withdrawn and _same(newest, digest, asked.protocol.version):
+                return read_of(newest)
+            kept = saving.keep(connection, seat, newest, digest, encoded.voxels, provenance)
+        return kept
+
+    def withdraw(self, *, case_id: str, reader: str, actor: str, reason: str) -> Read:
+        """Take back a reader's read of a case, all its revisions; the seat is his again to read anew.
+
+        The rows stay. Raises `WithdrawalError` where there is nothing to withdraw or no reason is given.
+        """
+        if not reason.strip():
+            raise WithdrawalError("a withdrawal needs a reason; an empty one was found. Nothing was changed.")
+        case = self.case(case_id)
+        asked = self.asked(case.protocol)
+        at = now()
+        saving = Saving(case=case, asked=asked, reader=reader, created=at)
+        with self.writing() as connection:
+            seats.lock_worklist(connection, case.protocol)
+            seat = seats.held(connection, case_id, asked.since_version, reader, lock=True)
+            newest = saving.newest(connection)
+            if seat is None or seat.state != SeatState.READ or newest is None:
+                raise WithdrawalError("this reader has no read of this case that counts. Nothing was changed.")
+            connection.execute(
+                sa.insert(schema.withdrawals).values(read=newest.id, actor=actor, reason=reason.strip(), created=at)
+            )
+            saving.give_seat(connection, SeatState.CLAIMED, opened=at, lease_until=at + saving.lease)
+            saving.count(connection, -1)
+            seats.reopen(connection, case_id)
+            audit.append(
+                connection,
+                actor=actor,
+                action=Action.READ_WITHDRAWN,
+                subject=case_id,
+                reader=reader,
+                revision=newest.revision,
+                reason=reason.strip(),
+            )
+        return replace(read_of(newest), withdrawn=True)
 
     def reads(self, case_id: str, reader: str | None = None) -> list[Read]:
-        """Every revision of every read of a case, or of one reader's, oldest first."""
+        """Every revision of every read of a case, or of one reader's, oldest first; withdrawn ones say so."""
         with self.engine.connect() as connection:
-            return [_read(row) for row in connection.execute(_reads_of(case_id, reader).order_by(schema.reads.c.id))]
+            if reader is None:
+                rows = connection.execute(READS_OF_CASE, {"of_case": case_id}).all()
+            else:
+                rows = connection.execute(READS_OF_READER, {"of_case": case_id, "of_reader": reader}).all()
+        return [read_of(row) for row in rows]
 
-    def latest_reads(self, case_id: str) -> list[Read]:
-        """The newest revision of each reader, by reader."""
-        newest = {read.reader: read for read in self.reads(case_id)}
+    def latest_reads(self, case_id: str, connection: sa.Connection | None = None) -> list[Read]:
+        """The reads that count: the newest revision of each reader that answers what is asked now, by reader."""
+        with self._reading(connection) as reading:
+            since_version = self.asked(self.case(case_id, reading).protocol, reading).since_version
+            rows = reading.execute(READS_OF_CASE, {"of_case": case_id}).all()
+        counting = (row for row in rows if row.protocol_version >= since_version and not row.withdrawn)
+        newest = {row.reader: read_of(row) for row in counting}
         return [newest[reader] for reader in sorted(newest)]
 
-    def save_prelabel(self, case_id: str, model: str, label: Volume) -> Prelabel:
+    # Prelabels
+
+    def save_prelabel(self, case_id: str, model: str, label: Label) -> Prelabel:
         """Keep what a model proposed for a case; the first proposal of a model version stands."""
         case = self.case(case_id)
         if difference := case.geometry.difference(label.geometry):
             raise LabelError(f"the prelabel does not lie on the image's grid: {difference}")
-        digest = self.blobs.put(encode_label(label))
-        row = {"case": case_id, "model": model, "label": digest, "created": now()}
+        encoded = encode_label(label)
+        voxels = by_structure(self.protocol(case.protocol), encoded.voxels)
+        digest = self.blobs.put(encoded.content)
+        row = {"case": case_id, "model": model, "label": digest, "voxels": voxels, "created": now()}
         try:
             with self.writing() as connection:
                 connection.execute(sa.insert(schema.prelabels).values(row))
+                audit.append(
+                    connection, actor=_SERVER, action=Action.PRELABEL_KEPT, subject=case_id, model=model, label=digest
+                )
         except IntegrityError:
             pass  # another request kept this model's proposal first
         return next(prelabel for prelabel in self._prelabels(case_id) if prelabel.model == model)
@@ -228,120 +351,62 @@ class Store:
         """The newest proposal for a case."""
         return next(iter(self._prelabels(case_id)), None)
 
+    def prelabel_shown(self, case_id: str, reader: str, model: str) -> None:
+        """Remember that a reader is given this model's proposal for a case: reads saved later say so."""
+        table = schema.shown_prelabels
+        key = {"case": case_id, "reader": reader, "model": model}
+        known = sa.select(table.c.created).where(*(table.c[name] == value for name, value in key.items()))
+        with self.engine.connect() as connection:
+            if connection.execute(known).first() is not None:
+                return
+        try:
+            with self.writing() as connection:
+                connection.execute(sa.insert(table).values(**key, created=now()))
+                audit.append(connection, actor=reader, action=Action.PRELABEL_SHOWN, subject=case_id, model=model)
+        except IntegrityError:
+            pass  # another request of the same reader was first
+
     def _prelabels(self, case_id: str) -> list[Prelabel]:
         table = schema.prelabels
         query = sa.select(table).where(table.c.case == case_id).order_by(table.c.created.desc())
         with self.engine.connect() as connection:
-            return [
-                Prelabel(case=row.case, model=row.model, label=row.label, created=row.created)
-                for row in connection.execute(query)
-            ]
+            return [Prelabel(**row._mapping) for row in connection.execute(query)]
 
     def progress(self, protocol: str) -> Progress:
         """Counts over a protocol's cases; `reads` counts a reader and case once, however many revisions."""
-        cases, reads, verdicts, adjudications = (
-            schema.cases,
-            schema.reads,
-            schema.verdicts,
-            schema.adjudications,
-        )
-        mine = sa.select(cases.c.id).where(cases.c.protocol == protocol)
         with self.engine.connect() as connection:
-            by_reader = connection.execute(
-                sa.select(reads.c.reader, sa.func.count(reads.c.case.distinct()))
-                .where(reads.c.case.in_(mine))
-                .group_by(reads.c.reader)
-            )
-            counts = {reader: count for reader, count in by_reader}
-            settled = set(
-                connection.execute(sa.select(adjudications.c.case).where(adjudications.c.case.in_(mine))).scalars()
-            )
-            newest = (
-                sa.select(verdicts.c.case, verdicts.c.agreed)
-                .where(verdicts.c.case.in_(mine))
-                .order_by(verdicts.c.created)
-            )
-            agreed = {case: value for case, value in connection.execute(newest)}
-            total = connection.execute(sa.select(sa.func.count()).select_from(mine.subquery())).scalar_one()
-        disputes = {case for case, value in agreed.items() if not value} - settled
-        return Progress(
-            cases=total,
-            reads=sum(counts.values()),
-            disputes=len(disputes),
-            truths=len(settled | {case for case, value in agreed.items() if value}),
-            by_reader=counts,
-        )
+            return tallies.progress(connection, protocol)
 
 
 def now() -> datetime:
     return datetime.now(UTC)
 
 
-def _checked_label(protocol: Protocol, case: Case, label: Volume) -> Volume:
-    """The label as uint8 on exactly the case's grid, or `LabelError`."""
-    if difference := case.geometry.difference(label.geometry):
-        raise LabelError(f"the label does not lie on the image's grid: {difference}. Nothing was saved.")
-    found = {float(value) for value in np.unique(label.array_ZYX)}
-    foreign = sorted(found - {0.0, *map(float, protocol.values.values())})
-    if foreign:
-        shown = ", ".join(f"{value:g}" for value in foreign[:8])
-        allowed = ", ".join(f"{value} {name}" for name, value in protocol.values.items())
-        raise LabelError(
-            f"the label has values the protocol does not: {shown}; expected 0, {allowed}. Nothing was saved."
+def _refuse_version(protocol: Protocol, same: Any, known: Any) -> None:
+    if same is not None:
+        raise ProtocolError(
+            f"protocol {protocol.name} version {protocol.version} is in use and says something else;"
+            " give the changed protocol a new version number. Nothing was changed."
         )
-    if found <= {0.0}:
-        raise LabelError("the label is empty: no voxel belongs to any structure of the protocol. Nothing was saved.")
-    return Volume(array_ZYX=label.array_ZYX.astype(np.uint8), geometry=case.geometry)
+    if known and known[-1].version > protocol.version:
+        raise ProtocolError(
+            f"protocol {protocol.name} is at version {known[-1].version}; version {protocol.version} would come"
+            " after it with a lower number. Nothing was changed."
+        )
 
 
-def _voxels(protocol: Protocol, label: Volume) -> dict[str, int]:
-    counts = np.bincount(label.array_ZYX.ravel(), minlength=256)
-    return {name: int(counts[value]) for name, value in protocol.values.items()}
+def _follow_version(connection: sa.Connection, protocol: Protocol, since_version: int, *, begins_anew: bool) -> None:
+    """Seats, outcomes and tallies as a new version of a protocol asks; all that was judged is judged again."""
+    table = schema.cases
+    of_protocol = table.c.protocol == protocol.name
+    if begins_anew:
+        connection.execute(sa.update(table).where(of_protocol).values(reads=0, outcome=Outcome.OPEN, severity=0.0))
+    full = sa.case((table.c.reads >= protocol.readers_per_case, Outcome.UNJUDGED), else_=Outcome.OPEN)
+    judged_again = sa.and_(of_protocol, table.c.known_truth.is_(None), table.c.outcome != Outcome.SETTLED)
+    connection.execute(sa.update(table).where(judged_again).values(outcome=full, severity=0.0))
+    seats.rebuild(connection, protocol, since_version)
+    tallies.recount(connection, protocol.name, since_version)
 
 
-def _require_seat(connection: sa.Connection, case_id: str, reader: str) -> None:
-    seat = sa.select(schema.seats.c.place).where(schema.seats.c.case == case_id, schema.seats.c.reader == reader)
-    if connection.execute(seat).first() is None:
-        raise SeatError("you have no seat on this case; ask for your next case first. Nothing was saved.")
-
-
-def _reads_of(case_id: str, reader: str | None) -> sa.Select[Any]:
-    query = sa.select(schema.reads).where(schema.reads.c.case == case_id)
-    return query if reader is None else query.where(schema.reads.c.reader == reader)
-
-
-def _case(row: Any) -> Case:
-    return Case(**{**row._mapping, "geometry": Geometry.from_json(row.geometry)})
-
-
-def _read(row: Any) -> Read:
-    return Read(
-        id=row.id,
-        case=row.case,
-        reader=row.reader,
-        protocol_version=row.protocol_version,
-        revision=row.revision,
-        label=row.label,
-        voxels=row.voxels,
-        provenance=Provenance(client=row.client, prelabel_model=row.prelabel_model),
-        created=row.created,
-    )
-
-
-def _engine(url: str) -> sa.Engine:
-    engine = sa.create_engine(url, connect_args={"timeout": _BUSY_TIMEOUT_S} if url.startswith("sqlite") else {})
-    if engine.dialect.name == "sqlite":
-        sa.event.listen(engine, "connect", _prepare_sqlite)
-        sa.event.listen(engine, "begin", _begin_sqlite)
-    return engine
-
-
-def _prepare_sqlite(connection: Any, _record: object) -> None:
-    connection.isolation_level = None  # transactions begin in `_begin_sqlite`, not where pysqlite guesses
-    for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON"):
-        connection.execute(f"PRAGMA {pragma}")
-
-
-def _begin_sqlite(connection: sa.Connection) -> None:
-    writes = connection.get_execution_options().get("writes", False)
-    connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
+def _same(read: Any, label: str, protocol_version: int) -> bool:
+    return (read.label, read.protocol_version) == (label, protocol_version)

@@ -11,14 +11,12 @@ import io
 import json
 import os
 import sqlite3
-import statistics
 import subprocess
 import sys
 import tempfile
-import time
 import warnings
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -27,6 +25,8 @@ sys.path.insert(0, str(ROOT))
 import nibabel as nib  # noqa: E402
 import numpy as np  # noqa: E402
 import SimpleITK as sitk  # noqa: E402
+from bench_store import store_rows  # noqa: E402
+from measuring import Row, compare  # noqa: E402
 from rich.console import Console  # noqa: E402
 from rich.table import Table  # noqa: E402
 
@@ -35,25 +35,12 @@ from apps.settings import make_site  # noqa: E402
 from labeling_protocols.agreement import assess  # noqa: E402
 from labeling_protocols.consensus import majority  # noqa: E402
 from labeling_protocols.geometry import Volume  # noqa: E402
+from labeling_protocols.label import Label  # noqa: E402
 from labeling_protocols.protocol import SHIPPED, load_protocol  # noqa: E402
 from labeling_protocols.records import Role  # noqa: E402
 from labeling_protocols.store import Store  # noqa: E402
 from labeling_protocols.worklist import next_case  # noqa: E402
 from training.samples import phantom  # noqa: E402
-
-REPEATS = 15
-
-
-@dataclass(frozen=True, kw_only=True)
-class Row:
-    """One figure; lower is better for seconds."""
-
-    name: str
-    ours: float
-    peer: float | None = None
-    unit: str = "s"
-    ratio: float | None = None
-    goal: float | None = None
 
 
 def main() -> int:
@@ -63,7 +50,8 @@ def main() -> int:
     parser.add_argument(
         "--data", type=Path, default=_data(), help="folder with images/ and labels/ (default: phantoms)"
     )
-    parser.add_argument("--cases", type=int, default=60)
+    parser.add_argument("--cases", type=int, help="how many (default: 60 for loop, 20,000 for store)")
+    parser.add_argument("--quick", action="store_true", help="a small label and few repeats: figures mean nothing")
     arguments = parser.parse_args()
     rows = BENCHMARKS[arguments.name](arguments)
     show(arguments.name, rows)
@@ -75,13 +63,20 @@ def main() -> int:
 def loop(arguments: argparse.Namespace) -> list[Row]:
     """The seconds of each stage of the demo, then its parts that a peer can do too."""
     with tempfile.TemporaryDirectory() as out:
-        command = [sys.executable, str(ROOT / "scripts" / "demo.py"), "--out", out, "--cases", str(arguments.cases)]
+        command = [sys.executable, str(ROOT / "scripts" / "demo.py"), "--out", out]
+        command += ["--cases", str(arguments.cases or 60)]
         if arguments.data:
             command += ["--data", str(arguments.data)]
         subprocess.run(command, check=True)
         report = json.loads((Path(out) / "report.json").read_text())
     rows = [Row(name=f"stage {name}", ours=seconds) for name, seconds in report["seconds"].items()]
     return [*rows, *parts()]
+
+
+def store(arguments: argparse.Namespace) -> list[Row]:
+    """The store among 20,000 cases beside itself among ten; saving, reading and weighing a label beside its peers."""
+    small = {"shape_ZYX": (24, 64, 64), "repeats": 2} if arguments.quick else {}
+    return store_rows(cases=arguments.cases or 20_000, **small)
 
 
 def parts() -> list[Row]:
@@ -93,6 +88,9 @@ def parts() -> list[Row]:
     image, first = phantom(np.random.default_rng(1))
     second = Volume(array_ZYX=np.roll(first.array_ZYX, 1, axis=1), geometry=first.geometry)
     labels = [volume.array_ZYX.astype(np.uint8) for volume in (first, second)]
+    reads = {
+        name: Label(geometry=image.geometry, layers_LZYX=x[np.newaxis]) for name, x in zip("ab", labels, strict=True)
+    }
     spacing = image.geometry.spacing_mm_ZYX
 
     def monai_agreement() -> None:
@@ -108,17 +106,15 @@ def parts() -> list[Row]:
     images = [sitk.GetImageFromArray(x) for x in (*labels, labels[0])]
     three = [*labels, labels[0]]
     return [
-        compare(
-            "agreement of 2 reads", lambda: assess(protocol, {"a": labels[0], "b": labels[1]}, spacing), monai_agreement
-        ),
+        compare("agreement of 2 reads", lambda: assess(protocol, reads), monai_agreement),
         compare(
             "majority of 3 reads", lambda: majority(protocol, three, spacing), lambda: sitk.LabelVoting(images, 255)
         ),
-        _save(image, [Volume(array_ZYX=x, geometry=first.geometry) for x in labels]),
+        _save(image, reads["a"]),
     ]
 
 
-def _save(image: Volume, labels: list[Volume]) -> Row:
+def _save(image: Volume, drawn: Label) -> Row:
     """A durable save of a label: through the store, and as nibabel .nii.gz with a SHA-256 and a SQLite commit."""
     with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(io.StringIO()):
         site = make_site(Path(folder) / "site")
@@ -132,10 +128,10 @@ def _save(image: Volume, labels: list[Volume]) -> Row:
         database.execute("create table labels (digest text)")
         turn = iter(range(10**6))
 
-        def changed() -> Volume:
-            array = labels[0].array_ZYX.copy()
-            array.ravel()[next(turn) % array.size] = 1
-            return Volume(array_ZYX=array, geometry=labels[0].geometry)
+        def changed() -> Label:
+            layers = drawn.layers_LZYX.copy()
+            layers.ravel()[next(turn) % layers.size] = 1
+            return Label(geometry=drawn.geometry, layers_LZYX=layers)
 
         def peer() -> None:
             label = changed()
@@ -150,24 +146,11 @@ def _save(image: Volume, labels: list[Volume]) -> Row:
         return row
 
 
-def compare(name: str, ours: Callable[[], object], peer: Callable[[], object], goal: float | None = None) -> Row:
-    """Medians of both, measured in turn so that a drifting machine meets both alike."""
-    ours(), peer()
-    seconds: tuple[list[float], list[float]] = ([], [])
-    for _ in range(REPEATS):
-        for work, taken in zip((ours, peer), seconds, strict=True):
-            started = time.perf_counter()
-            work()
-            taken.append(time.perf_counter() - started)
-    mine, theirs = (statistics.median(taken) for taken in seconds)
-    return Row(name=name, ours=mine, peer=theirs, ratio=theirs / mine, goal=goal)
-
-
 def show(name: str, rows: list[Row]) -> None:
     table = Table("What", "Ours", "Peer", "Unit", "Times better", "Goal", title=f"bench {name}")
     for row in rows:
         figures = (f"{figure:.4g}" if figure is not None else "" for figure in (row.ours, row.peer))
-        ratio, goal = (f"{figure:.1f}" if figure is not None else "" for figure in (row.ratio, row.goal))
+        ratio, goal = (f"{figure:.3g}" if figure is not None else "" for figure in (row.ratio, row.goal))
         table.add_row(row.name, *figures, row.unit, ratio, goal)
     Console().print(table)
 
@@ -177,7 +160,7 @@ def _data() -> Path | None:
     return folder if folder.is_dir() else None
 
 
-BENCHMARKS: dict[str, Callable[[argparse.Namespace], list[Row]]] = {"loop": loop}
+BENCHMARKS: dict[str, Callable[[argparse.Namespace], list[Row]]] = {"loop": loop, "store": store}
 
 if __name__ == "__main__":
     raise SystemExit(main())

@@ -1,18 +1,24 @@
 """Small volumes with awkward geometry, a store and a site, for every test."""
 
 import os
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
+from playwright.sync_api import Browser, sync_playwright
 
 from apps.accounts import Accounts
+from apps.assets import assets_folder
 from apps.settings import Site, make_site
 from labeling_protocols.geometry import Geometry, Volume
 from labeling_protocols.protocol import SHIPPED, Protocol, load_protocol
 from labeling_protocols.records import Account, Role
 from labeling_protocols.store import Store
+from tests.postgres import Postgres, running_postgres
+
+SWIFTSHADER = ["--no-sandbox", "--use-angle=swiftshader", "--enable-unsafe-swiftshader", "--ignore-gpu-blocklist"]
 
 OBLIQUE = Geometry(
     shape_ZYX=(6, 10, 8),
@@ -37,9 +43,21 @@ def label_of(shift: int = 0, geometry: Geometry = OBLIQUE) -> Volume:
     return Volume(array_ZYX=array, geometry=geometry)
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Files with slow tests come first: the process that takes one last would keep the others waiting."""
+    slow = {item.path for item in items if item.get_closest_marker("slow")}
+    items.sort(key=lambda item: item.path not in slow)
+
+
 @pytest.fixture(scope="session")
 def protocol() -> Protocol:
     return load_protocol(SHIPPED / "hippocampus.yaml")
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[Postgres]:
+    with running_postgres() as server:
+        yield server
 
 
 @pytest.fixture
@@ -48,8 +66,14 @@ def site(tmp_path: Path) -> Site:
 
 
 @pytest.fixture
-def store(site: Site, protocol: Protocol) -> Iterator[Store]:
-    store = Store(site.database_url, site.blobs)
+def database_url(site: Site) -> str:
+    """Where the store's tables lie; folders whose tests are for both databases say otherwise."""
+    return site.database_url
+
+
+@pytest.fixture
+def store(site: Site, database_url: str, protocol: Protocol) -> Iterator[Store]:
+    store = Store(database_url, site.blobs)
     store.add_protocol(protocol)
     yield store
     store.close()
@@ -63,6 +87,15 @@ def accounts(store: Store, site: Site) -> Accounts:
 @pytest.fixture
 def readers(accounts: Accounts) -> tuple[Account, Account]:
     return tuple(accounts.add(name, f"{name}-password", frozenset({Role.READER})) for name in ("ann", "ben"))  # type: ignore[return-value]
+
+
+@pytest.fixture(scope="session")
+def browser() -> Iterator[Browser]:
+    chromium = shutil.which("chromium")
+    if chromium is None or not (assets_folder() / "niivue").is_dir():
+        pytest.skip("no browser to look with: install Debian's chromium and run scripts/setup")
+    with sync_playwright() as playwright:
+        yield playwright.chromium.launch(executable_path=chromium, args=SWIFTSHADER)
 
 
 @pytest.fixture(scope="session")

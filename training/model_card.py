@@ -122,7 +122,7 @@ def inference_config(plan: Plan) -> dict[str, Any]:
 def metadata(candidate: Candidate) -> dict[str, Any]:
     """MONAI's metadata with its mandatory fields, and under `overread` where the model comes from."""
     protocol, snapshot, plan = candidate.protocol, candidate.snapshot, candidate.plan
-    titles = {"0": "background", **{str(i): s.name for i, s in enumerate(protocol.structures, start=1)}}
+    titles = {"0": "background", **{str(i): s.name for i, s in enumerate(protocol.outlined, start=1)}}
     patch = list(plan.patch_RAS)
     image = {"type": "image", "format": "magnitude", "modality": "/".join(protocol.modality), "num_channels": 1}
     return {
@@ -181,7 +181,7 @@ def metadata(candidate: Candidate) -> dict[str, Any]:
 
 
 def intended_use(protocol: Protocol) -> str:
-    structures = ", ".join(structure.title.lower() for structure in protocol.structures)
+    structures = ", ".join(structure.title.lower() for structure in protocol.outlined)
     return _INTENDED_USE.format(structures=structures, modality="/".join(protocol.modality))
 
 

@@ -278,7 +278,7 @@ class _Work:
     def _volumes(self, case: SnapshotCase) -> tuple[Volume, Volume]:
         """Image and truth by their digests, each re-hashed as it is read."""
         image = read_volume_bytes(self._place.store.blobs.get(case.image), ".nii.gz")
-        return image, self._place.store.label(case.label)
+        return image, self._place.store.label(case.label).volume()
 
 
 def _spoken(epoch: Epoch, names: dict[int, str]) -> dict[str, Any]:

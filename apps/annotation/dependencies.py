@@ -13,6 +13,7 @@ from labeling_protocols.records import Role
 Anyone = Annotated[Caller, requires()]
 Reader = Annotated[Caller, requires(Role.READER)]
 Worker = Annotated[Caller, requires(Role.READER, Role.ADJUDICATOR, Role.ENGINEER, Role.ADMINISTRATOR)]
+Adjudicator = Annotated[Caller, requires(Role.ADJUDICATOR, Role.ADMINISTRATOR)]
 Engineer = Annotated[Caller, requires(Role.ENGINEER, Role.ADMINISTRATOR)]
 
 

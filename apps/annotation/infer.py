@@ -10,10 +10,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from monailabel.interfaces.tasks.infer_v2 import InferTask, InferType
 
-from apps.annotation.datastore import LABEL_SUFFIX, names_present
+from apps.annotation.visible import LABEL_SUFFIX, counted, names_present
 from labeling_protocols.geometry import Volume
+from labeling_protocols.label import Label
 from labeling_protocols.protocol import Protocol
 from labeling_protocols.records import Case
 from labeling_protocols.store import Store, UnknownError
@@ -72,6 +74,10 @@ class ChampionInfer(InferTask):
         self._store = store
         self._champions = champions
 
+    @property
+    def protocol(self) -> Protocol:
+        return self._protocol
+
     def is_valid(self) -> bool:
         """Without a champion the model is not offered: viewers run every offered model on each new case."""
         return self._champions.exists(self._protocol.name)
@@ -91,20 +97,26 @@ class ChampionInfer(InferTask):
         known = self._store.prelabel(case.id)
         if known is None or known.model != self._champions.name(self._protocol.name):
             predictor = self._champions.predictor(self._protocol.name)
-            known = self._store.save_prelabel(case.id, predictor.name, predictor.predict(self._store.image(case)))
-        return self._proposal(self._store.label(known.label), known.model, began)
+            proposed = Label.of(predictor.predict(self._store.image(case)))
+            known = self._store.save_prelabel(case.id, predictor.name, proposed)
+        names = names_present(self._protocol, counted(self._store, case, known))
+        return _proposal(self._store.label(known.label).volume(), names, known.model, began)
 
     def for_image(self, image: Volume) -> Proposal:
         """What the champion proposes for an image that is no case; nothing is kept."""
         began = time.monotonic()
         predictor = self._champions.predictor(self._protocol.name)
-        return self._proposal(predictor.predict(image), predictor.name, began)
+        label = Label.of(predictor.predict(image)).volume()
+        found = np.bincount(label.array_ZYX.ravel(), minlength=256)
+        names = {name: value for name, value in self._protocol.values.items() if found[value]}
+        return _proposal(label, names, predictor.name, began)
 
-    def _proposal(self, label: Volume, model: str, began: float) -> Proposal:
-        params = {
-            "label_names": names_present(self._protocol, label),
-            "model": model,
-            "latencies": {"total": round(time.monotonic() - began, 3)},
-            "centroids": {},
-        }
-        return Proposal(label=label, model=model, params=params)
+
+def _proposal(label: Volume, names: dict[str, int], model: str, began: float) -> Proposal:
+    params = {
+        "label_names": names,
+        "model": model,
+        "latencies": {"total": round(time.monotonic() - began, 3)},
+        "centroids": {},
+    }
+    return Proposal(label=label, model=model, params=params)

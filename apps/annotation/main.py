@@ -20,12 +20,15 @@ from monailabel.interfaces.tasks.scoring import ScoringMethod  # noqa: E402
 from monailabel.interfaces.tasks.strategy import Strategy  # noqa: E402
 from monailabel.interfaces.tasks.train import TrainTask  # noqa: E402
 
+from apps.annotation.calling import caller_or_nobody  # noqa: E402
 from apps.annotation.datastore import ReadsDatastore  # noqa: E402
 from apps.annotation.infer import ChampionInfer, Champions  # noqa: E402
 from apps.annotation.strategy import Worklist  # noqa: E402
 from apps.annotation.train import DurableTraining  # noqa: E402
 from apps.jobs import Jobs  # noqa: E402
 from apps.settings import Site  # noqa: E402
+from labeling_protocols.protocol import PrelabelPolicy  # noqa: E402
+from labeling_protocols.records import Role  # noqa: E402
 from labeling_protocols.store import Store  # noqa: E402
 from training.registry import Registry  # noqa: E402
 
@@ -57,7 +60,7 @@ class OverreadApp(MONAILabelApp):
         """Uploaded images are kept by our own server, under names of ours (`sessions.py`)."""
 
     def init_datastore(self) -> Datastore:
-        return ReadsDatastore(self.store)
+        return ReadsDatastore(self.store, self.site.secret)
 
     def init_infers(self) -> dict[str, InferTask]:
         return {p.name: ChampionInfer(p, self.store, self.champions) for p in self.store.protocols()}
@@ -93,8 +96,15 @@ class OverreadApp(MONAILabelApp):
     def info(self) -> dict[str, Any]:
         """What monailabel's clients ask first; models are named only where there is a champion."""
         self._follow_protocols()
-        names = {name: None for protocol in self.store.protocols() for name in protocol.values}
-        return {**super().info(), "labels": list(names)}
+        protocols = self.store.protocols()
+        names = {name: None for protocol in protocols for name in protocol.values}
+        told = super().info()
+        account = caller_or_nobody()
+        if account is not None and Role.READER in account.roles:
+            # Viewers offer what they are told of, and can run it on each new case.
+            kept = {protocol.name for protocol in protocols if protocol.prelabels is PrelabelPolicy.NEVER}
+            told["models"] = {name: model for name, model in told["models"].items() if name not in kept}
+        return {**told, "labels": list(names)}
 
     def close(self) -> None:
         self.jobs.close()

@@ -4,8 +4,8 @@ from collections.abc import Callable
 
 from fastapi import APIRouter
 
-from apps.annotation.datastore import RefusedError
 from apps.annotation.dependencies import Anyone
+from apps.annotation.visible import RefusedError
 
 router = APIRouter()
 
@@ -20,8 +20,6 @@ REFUSED: tuple[tuple[str, tuple[str, ...], str], ...] = (
     ("/datastore/image", ("PUT", "DELETE"), _INGEST),
     ("/datastore/image/info", ("PUT",), "what is known of an image is not changed from a viewer."),
     ("/datastore/label", ("DELETE",), _READS_STAY),
-    ("/datastore/label/info", ("PUT",), _READS_STAY),
-    ("/datastore/updatelabelinfo", ("PUT",), _READS_STAY),
     ("/datastore/dataset", ("GET",), "truths leave in training snapshots, not as an archive."),
     ("/model/{model}", ("GET", "PUT", "DELETE"), _RELEASES),
     ("/model/info/{model}", ("GET",), _RELEASES),

@@ -2,7 +2,10 @@
 
 import json
 import secrets
+import tempfile
 from collections.abc import AsyncGenerator
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 from fastapi import Request
@@ -11,7 +14,10 @@ from starlette.datastructures import FormData, Headers
 from starlette.formparsers import MultiPartException, MultiPartParser
 
 from apps.annotation.infer import Proposal
-from labeling_protocols.store import LabelError
+from apps.limits import FORM_FIELDS_MAX, FORM_FILES_MAX
+from labeling_protocols.label import Label, LabelError
+from labeling_protocols.label_files import LabelFormat, write_label
+from labeling_protocols.protocol import Protocol
 from labeling_protocols.volumes import volume_bytes
 
 _RESULT_SUFFIXES = (".nrrd", ".nii.gz", ".nii")
@@ -21,7 +27,7 @@ def params_of(text: str) -> dict[str, Any]:
     """The form field `params`, a JSON object; raises `LabelError`."""
     try:
         params = json.loads(text or "{}")
-    except (json.JSONDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:
         raise LabelError("params is not valid JSON. Nothing was done.") from error
     if not isinstance(params, dict):
         raise LabelError("params must be a JSON object. Nothing was done.")
@@ -56,6 +62,15 @@ def infer_answer(proposal: Proposal, name: str, suffix: str, output: str) -> Res
     return Response(body, media_type=f"multipart/form-data; boundary={boundary}")
 
 
+def label_content(label: Label, protocol: Protocol) -> tuple[bytes, str]:
+    """A label as a file and its suffix: a plain volume, or 3D Slicer's segmentation where structures overlap."""
+    if len(label.layers_LZYX) < 2:
+        return volume_bytes(label.volume(), ".nrrd"), ".nrrd"
+    with tempfile.TemporaryDirectory() as folder:
+        [path] = write_label(replace(label, boxes=(), points=()), protocol, Path(folder), "label", LabelFormat.SEG_NRRD)
+        return path.read_bytes(), ".seg.nrrd"
+
+
 def attachment(content: bytes, filename: str) -> Response:
     """A file to save under this name, which is one of ours."""
     headers = {"Content-Disposition": f'attachment; filename="{filename}"'}
@@ -85,6 +100,6 @@ async def uploaded(request: Request) -> FormData:
             yield chunk
 
     try:
-        return await MultiPartParser(headers, whole()).parse()
+        return await MultiPartParser(headers, whole(), max_files=FORM_FILES_MAX, max_fields=FORM_FIELDS_MAX).parse()
     except MultiPartException as error:
         raise LabelError("the multipart upload is damaged. Nothing was kept.") from error

@@ -16,7 +16,7 @@ import sqlalchemy as sa
 from pydicom import dcmread
 
 from labeling_protocols import schema
-from labeling_protocols.blobs import Blobs
+from labeling_protocols.blobs import FolderBlobs
 from labeling_protocols.store import Store, now
 
 _UID = re.compile(r"^[0-9]+(\.[0-9]+)*$")  # PS3.5 section 9.1, without its rule on leading zeros
@@ -43,7 +43,7 @@ class Inbox:
 
     def __init__(self, store: Store, folder: Path) -> None:
         self._store = store
-        self._blobs = Blobs(folder)
+        self._blobs = FolderBlobs(folder)
         self._locks = [threading.Lock() for _ in range(_LOCKS)]
 
     def keep(self, content: bytes) -> bool:

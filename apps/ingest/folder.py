@@ -89,12 +89,12 @@ def ingest(
 def _items(store: Store, site: Site, path: Path, protocol: Protocol) -> list[_Item]:
     files = [path] if path.is_file() else _visible_files(path)
     volumes = [file for file in files if is_volume_file(file)]
-    units = _patient_units(volumes)
+    units = patient_units(volumes)
     base = path.parent if path.is_file() else path
     items = [
         _Item(
             where=str(file.relative_to(base)),
-            add=lambda file=file: _add_volume(store, site, file, units[file], protocol),  # type: ignore[misc]
+            add=lambda file=file: add_volume(store, site, file, units[file], protocol),  # type: ignore[misc]
         )
         for file in volumes
     ]
@@ -115,7 +115,7 @@ def _visible_files(folder: Path) -> list[Path]:
     return [path for path in found if path.is_file()]
 
 
-def _patient_units(volumes: Sequence[Path]) -> dict[Path, str]:
+def patient_units(volumes: Sequence[Path]) -> dict[Path, str]:
     """Who each file is of: `sub-<label>` of BIDS names, else the file's name, with its folder's where names repeat."""
     stems = {path: path.name[: -len(suffix_of(path.name))] for path in volumes}
     repeated = {stem for stem, count in Counter(stems.values()).items() if count > 1}
@@ -128,7 +128,8 @@ def _patient_units(volumes: Sequence[Path]) -> dict[Path, str]:
     return {path: unit(path, stem) for path, stem in stems.items()}
 
 
-def _add_volume(store: Store, site: Site, path: Path, unit: str, protocol: Protocol) -> tuple[str, bool]:
+def add_volume(store: Store, site: Site, path: Path, unit: str, protocol: Protocol) -> tuple[str, bool]:
+    """Make the image in a file a case of the patient `unit` stands for: its id, and whether it is new."""
     if path.parent.name.lower().startswith("label"):
         raise ValueError("it lies in a folder of labels; only images become cases")
     case, is_new = store.add_case(

@@ -119,7 +119,7 @@ def image_file(dispute: TheDispute, caller: Adjudicator, store: TheStore) -> Res
 def reader_file(letter: str, dispute: TheDispute, caller: Adjudicator, store: TheStore) -> Response:
     if letter not in dispute.reads:
         raise UnknownError(f"no such reader; this case has {', '.join(dispute.reads)}")
-    label = store.label(dispute.reads[letter].label)
+    label = store.label(dispute.reads[letter].label).volume()
     return Response(volume_bytes(label, ".nii.gz"), media_type="application/gzip", headers=_FILE)
 
 

@@ -1,7 +1,5 @@
 """Disputes as an adjudicator may see them: readers become letters, drawn anew for each case, and numbers a table."""
 
-import hashlib
-import hmac
 from collections.abc import Mapping
 from dataclasses import dataclass
 from string import ascii_uppercase
@@ -10,9 +8,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from labeling_protocols import settlement
-from labeling_protocols.consensus import majority
+from labeling_protocols.consensus import consensus
 from labeling_protocols.geometry import Geometry, Volume
 from labeling_protocols.protocol import Protocol, Structure
+from labeling_protocols.pseudonyms import keyed_order
 from labeling_protocols.records import Account, Case, Dispute, Read, Verdict
 from labeling_protocols.store import Store, UnknownError
 
@@ -25,7 +24,7 @@ class OwnCaseError(PermissionError):
 
 @dataclass(frozen=True, kw_only=True)
 class AgreementRow:
-    """Agreement of two readers on one structure, beside the protocol's limits; `hd95_mm` None: one left it out."""
+    """Agreement of two readers on one outline, beside the protocol's limits; `hd95_mm` None: one left it out."""
 
     structure: str
     title: str
@@ -58,6 +57,8 @@ class ShownDispute:
         rows = []
         for pair in self.verdict.pairs:
             limits = self.protocol.agreement[pair.structure]
+            if pair.dice is None or limits.dice_min is None or limits.hd95_mm_max is None:
+                continue  # not outlined: the verdict's reasons tell how its boxes and points agree
             first, second = sorted((letters[pair.reader_a], letters[pair.reader_b]))
             rows.append(
                 AgreementRow(
@@ -111,16 +112,25 @@ def find_dispute(store: Store, secret: bytes, case_id: str, account: Account) ->
 
 def majority_of(store: Store, dispute: ShownDispute) -> Volume:
     """What choosing the majority would take."""
-    labels = [_array(store, read) for read in dispute.reads.values()]
-    array = majority(dispute.protocol, labels, dispute.case.geometry.spacing_mm_ZYX)
-    return Volume(array_ZYX=array, geometry=dispute.case.geometry)
+    return consensus(dispute.protocol, [store.label(read.label) for read in dispute.reads.values()]).volume()
 
 
 def focus_mm_RAS(store: Store, dispute: ShownDispute) -> tuple[float, float, float]:
-    """The middle of the disagreement in the slice that has most of it: where a viewer opens."""
-    labels = [_array(store, read) for read in dispute.reads.values()]
-    differs = np.any([label != labels[0] for label in labels[1:]], axis=0)
-    return _middle_mm_RAS(differs, dispute.case.geometry)
+    """The middle of the disagreement in the slice that has most of it: where a viewer opens.
+
+    Where no voxel is in dispute: the first box or point of any reader, else the middle of the image.
+    """
+    labels = [store.label(read.label) for read in dispute.reads.values()]
+    differs = np.zeros(dispute.case.geometry.shape_ZYX, dtype=bool)
+    for structure in dispute.protocol.outlined:
+        masks = [label.mask_ZYX(structure.value) for label in labels]
+        differs |= np.any([mask != masks[0] for mask in masks[1:]], axis=0)
+    if differs.any():
+        return _middle_mm_RAS(differs, dispute.case.geometry)
+    places = [box.centre_mm_LPS for label in labels for box in label.boxes]
+    places += [point.position_mm_LPS for label in labels for point in label.points]
+    x, y, z = places[0] if places else dispute.case.geometry.corners_mm_LPS().mean(axis=0)
+    return (-float(x), -float(y), float(z))
 
 
 def _middle_mm_RAS(mask_ZYX: NDArray[np.bool_], geometry: Geometry) -> tuple[float, float, float]:
@@ -132,14 +142,8 @@ def _middle_mm_RAS(mask_ZYX: NDArray[np.bool_], geometry: Geometry) -> tuple[flo
     return float(point[0]), float(point[1]), float(point[2])
 
 
-def _array(store: Store, read: Read) -> NDArray[np.uint8]:
-    return store.label(read.label).array_ZYX.astype(np.uint8)
-
-
 def _lettered(secret: bytes, case_id: str, reads: list[Read]) -> dict[str, Read]:
     """Letters in an order that only the site's key knows, so that a letter says nothing from one case to the next."""
-
-    def place(read: Read) -> bytes:
-        return hmac.new(secret, f"letter {case_id} {read.reader}".encode(), hashlib.sha256).digest()
-
-    return dict(zip(ascii_uppercase, sorted(reads, key=place), strict=False))
+    by_reader = {read.reader: read for read in reads}
+    order = keyed_order(secret, case_id, by_reader)
+    return {letter: by_reader[reader] for letter, reader in zip(ascii_uppercase, order, strict=False)}

@@ -1,37 +1,19 @@
-"""The pages people open in a browser: sign-in, home, the queue of disputes, one dispute, progress."""
+"""The pages people open in a browser: home, the queue of disputes, one dispute, progress."""
 
-from pathlib import Path
-from typing import Annotated, Any
-from urllib.parse import quote
+from typing import Annotated
 
-from fastapi import APIRouter, Form, HTTPException, Request
-from fastapi.responses import FileResponse, HTMLResponse, RedirectResponse, Response
-from fastapi.templating import Jinja2Templates
-from starlette.concurrency import run_in_threadpool
+from fastapi import APIRouter, Form, Request
+from fastapi.responses import RedirectResponse, Response
 
 from apps.accounts import TokenError
-from apps.assets import asset
-from apps.identity import COOKIE, Caller, Identities, Means, requires, same_origin
+from apps.identity import Caller, Identities, Means
+from apps.review import account_pages, frame, seats_pages, sign_in, work_pages
 from apps.review.api import Adjudicator, Decision, Lead, TheDispute, TheSite, TheStore, counts_of, decide, detail
 from apps.review.disputes import open_disputes
-from labeling_protocols.records import Role
+from apps.review.frame import page
 from labeling_protocols.settlement import AdjudicationError
-from labeling_protocols.store import UnknownError
 
 router = APIRouter()
-
-_HERE = Path(__file__).parent
-_templates = Jinja2Templates(_HERE / "templates")
-_STATIC = {"review.css": "text/css", "dispute.js": "text/javascript"}
-_SESSION_MINUTES = 720
-# Nothing but this server's own files runs or is asked; NiiVue draws from blobs and starts a worker from one.
-_POLICY = (
-    "default-src 'none'; script-src 'self' 'wasm-unsafe-eval'; style-src 'self' 'unsafe-inline';"
-    " img-src 'self' data: blob:; font-src 'self' data:; connect-src 'self' data: blob:; worker-src 'self' blob:;"
-    " form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
-)
-
-SignedIn = Annotated[Caller, requires(means=(Means.COOKIE,))]
 
 
 @router.get("/")
@@ -41,45 +23,6 @@ def home(request: Request, store: TheStore) -> Response:
     if caller is None:
         return RedirectResponse("/sign-in", status_code=303)
     return page(request, "home.html", caller, server=str(request.base_url).rstrip("/"))
-
-
-@router.get("/sign-in")
-def sign_in_page(request: Request, next: str = "/") -> Response:
-    return page(request, "sign_in.html", None, next=_own_path(next))
-
-
-@router.post("/sign-in")
-async def sign_in(
-    request: Request,
-    name: Annotated[str, Form()],
-    password: Annotated[str, Form()],
-    next: Annotated[str, Form()] = "/",
-) -> Response:
-    """A cookie for a name and password, which scripts cannot read and other sites cannot use."""
-    identities: Identities = request.app.state.identities
-    if not same_origin(request):
-        raise HTTPException(403, "this sign-in did not come from a page of this server. Nothing was done.")
-    account = await run_in_threadpool(identities.accounts.sign_in, name, password)
-    if account is None:
-        words = "Unknown name or wrong password."
-        return page(request, "sign_in.html", None, status=401, next=_own_path(next), name=name, problem=words)
-    answer = RedirectResponse(_own_path(next), status_code=303)
-    answer.set_cookie(
-        COOKIE,
-        identities.accounts.token(account, minutes=_SESSION_MINUTES),
-        max_age=60 * _SESSION_MINUTES,
-        httponly=True,
-        samesite="strict",
-        secure=request.url.scheme == "https",
-    )
-    return answer
-
-
-@router.post("/sign-out")
-def sign_out(caller: SignedIn) -> Response:
-    answer = RedirectResponse("/sign-in", status_code=303)
-    answer.delete_cookie(COOKIE, httponly=True, samesite="strict")
-    return answer
 
 
 @router.get("/review", include_in_schema=False)
@@ -126,45 +69,6 @@ def settle(
     return RedirectResponse(f"/review/?settled={dispute.case.id}", status_code=303)
 
 
-@router.get("/review/static/{name}", include_in_schema=False)
-def static(name: str) -> Response:
-    """Style, script and viewer: the same for everybody, so nobody needs to sign in for them."""
-    if name == "niivue.umd.js":
-        return FileResponse(asset("niivue", name), media_type="text/javascript")
-    if name not in _STATIC:
-        raise UnknownError("no such file")
-    return FileResponse(_HERE / "static" / name, media_type=_STATIC[name])
-
-
-def page(request: Request, template: str, caller: Caller | None, *, status: int = 200, **values: Any) -> HTMLResponse:
-    """A page with the frame every page has."""
-    values |= {
-        "caller": caller,
-        "csrf": caller.csrf if caller else "",
-        "may_adjudicate": caller is not None and caller.has(Role.ADJUDICATOR, Role.ADMINISTRATOR),
-        "may_lead": caller is not None and caller.has(Role.ADJUDICATOR, Role.ADMINISTRATOR, Role.ENGINEER),
-    }
-    headers = {"Content-Security-Policy": _POLICY, "Cache-Control": "no-store"}
-    return _templates.TemplateResponse(request, template, values, status_code=status, headers=headers)
-
-
-def wants_page(request: Request) -> bool:
-    """Whether a person in a browser asked for this, not a program or a page's own script."""
-    path = request.url.path
-    of_ours = path in ("/", "/sign-in", "/ohif", "/ohif/") or path.startswith(("/review", "/ohif/viewer"))
-    return of_ours and not path.startswith("/review/api") and "text/html" in request.headers.get("accept", "")
-
-
-def sign_in_address(request: Request) -> str:
-    """The sign-in page, which leads back to what was asked for."""
-    asked = request.url.path + (f"?{request.url.query}" if request.url.query else "")
-    return f"/sign-in?next={quote(asked if request.method == 'GET' else '/', safe='')}"
-
-
-def error_page(request: Request, status: int, words: str) -> Response:
-    return page(request, "message.html", None, status=status, words=words)
-
-
 def _dispute_page(
     request: Request,
     dispute: TheDispute,
@@ -197,7 +101,5 @@ def _known(request: Request) -> Caller | None:
     return caller if caller is not None and caller.means is Means.COOKIE else None
 
 
-def _own_path(path: str) -> str:
-    """A path of this server to go to after signing in; anything else becomes its home."""
-    plain = path.startswith("/") and not path.startswith("//") and "\\" not in path and path.isprintable()
-    return path if plain else "/"
+for _pages in (frame, sign_in, account_pages, work_pages, seats_pages):
+    router.include_router(_pages.router)

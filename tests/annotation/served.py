@@ -17,6 +17,7 @@ from monailabel.client.client import MONAILabelClient
 from apps.accounts import Accounts
 from apps.settings import Site, make_site
 from apps.web import create_app
+from labeling_protocols import worklist
 from labeling_protocols.geometry import Volume
 from labeling_protocols.protocol import SHIPPED, Protocol, load_protocol
 from labeling_protocols.records import Account, Case, Role
@@ -58,6 +59,11 @@ class Served:
             for number in range(count)
         ]
 
+    def seat(self, account: Account, *cases: Case) -> None:
+        """Give a reader seats on these very cases."""
+        for case in cases:
+            worklist.reassign(self.store, case.id, from_reader=None, to_reader=account.id, actor="tests")
+
     def client(self, account: Account) -> MONAILabelClient:
         """monailabel's own client, signed in as 3D Slicer does it."""
         client = MONAILabelClient(self.url)
@@ -90,13 +96,16 @@ class Served:
 
 
 @contextmanager
-def serving(root: Path) -> Iterator[Served]:
-    """A new site with the hippocampus protocol and its server on a free port."""
+def serving(root: Path, settings: str = "", port: int | None = None) -> Iterator[Served]:
+    """A new site with the hippocampus protocol and its server on a free port; `settings` are its config.toml."""
     site = make_site(root)
+    if settings:
+        (root / "config.toml").write_text(settings)
+        site = Site(root)
     app = create_app(site)
     store: Store = app.state.store
     store.add_protocol(load_protocol(SHIPPED / "hippocampus.yaml"))
-    [port] = free_ports(1)
+    port = port or free_ports(1)[0]
     server = uvicorn.Server(uvicorn.Config(app, port=port, log_config=None, access_log=False, lifespan="on"))
     thread = threading.Thread(target=server.run, name="web server", daemon=True)
     thread.start()

@@ -182,7 +182,9 @@ def test_an_unknown_strategy_model_or_trainer_is_a_404_in_words(served: Served) 
 def test_before_there_is_a_champion_infer_says_so_and_keeps_nothing(served: Served) -> None:
     protocol = served.protocol()
     [case] = served.cases(protocol)
-    client = served.client(served.account())
+    reader = served.account()
+    served.seat(reader, case)
+    client = served.client(reader)
     assert protocol.name not in client.info()["models"]
     with pytest.raises(MONAILabelClientException) as refusal:
         client.infer(protocol.name, case.id, {})

@@ -11,6 +11,7 @@ from monailabel.client.client import MONAILabelClientException
 
 from labeling_protocols.geometry import Volume
 from labeling_protocols.protocol import Protocol
+from labeling_protocols.records import Role
 from labeling_protocols.volumes import read_volume, write_volume
 from tests.annotation.served import Served
 from tests.training.drawn import STRAIGHT, anything_passes, draw, settle_cases, workplace
@@ -43,6 +44,7 @@ def test_the_champion_proposes_and_its_proposal_is_kept_as_the_prelabel(
     assert client.info()["models"][protocol.name]["labels"] == protocol.values
     image, _ = draw(50)
     case, _ = served.store.add_case(protocol=protocol.name, patient="P50", volume=image, modality="MR")
+    served.seat(reader, case)
     file, params = client.infer(protocol.name, case.id, {"result_extension": ".nrrd", "result_dtype": "uint8"})
     proposed = read_volume(Path(file))
     assert proposed.array_ZYX.dtype == np.uint8
@@ -69,22 +71,18 @@ def test_a_read_says_which_prelabel_it_may_have_begun_from(
     case, _ = served.store.add_case(protocol=protocol.name, patient="P51", volume=image, modality="MR")
     reader = served.account()
     client = served.client(reader)
-    while client.next_sample("worklist", {"protocol": protocol.name})["id"] != case.id:
-        seen = client.next_sample("worklist", {"protocol": protocol.name})["id"]
-        served.save(
-            reader, seen, Volume(array_ZYX=label.array_ZYX, geometry=served.store.case(seen).geometry), tmp_path
-        )
+    served.seat(reader, case)
     client.infer(protocol.name, case.id, {})
     served.save(reader, case.id, label, tmp_path)
     [read] = served.store.reads(case.id, reader.id)
-    assert read.provenance.prelabel_model == model
+    assert (read.provenance.prelabel_model, read.provenance.prelabel_shown) == (model, True)
 
 
 @pytest.mark.parametrize("output", ["image", "json", "all"])
 def test_each_kind_of_answer_carries_what_it_says(served: Served, released: tuple[Protocol, str], output: str) -> None:
     protocol, model = released
     case = served.store.cases(protocol.name)[0]
-    answer = served.session(served.account()).post(
+    answer = served.session(served.account(Role.ENGINEER)).post(
         f"{served.url}/infer/{protocol.name}?image={case.id}&output={output}",
         data={"params": '{"result_extension": ".nii.gz"}'},
     )
@@ -120,7 +118,7 @@ def test_a_case_of_another_protocol_is_not_read_by_this_model(served: Served, re
     protocol, _ = released
     [case] = served.cases(served.protocol())
     with pytest.raises(MONAILabelClientException) as refusal:
-        served.client(served.account()).infer(protocol.name, case.id, {})
+        served.client(served.account(Role.ENGINEER)).infer(protocol.name, case.id, {})
     assert "another protocol" in refusal.value.msg
     assert served.store.prelabel(case.id) is None
 
@@ -160,7 +158,7 @@ def test_the_server_answers_while_an_inference_runs(
 def test_a_newly_released_champion_is_served_without_a_restart(served: Served, released: tuple[Protocol, str]) -> None:
     protocol, first = released
     case = served.store.cases(protocol.name)[0]
-    client = served.client(served.account())
+    client = served.client(served.account(Role.ENGINEER))
     assert client.infer(protocol.name, case.id, {})[1]["model"] == first
     second = train(served, protocol, 2)
     assert second != first
@@ -176,10 +174,11 @@ def test_a_tampered_bundle_is_not_served(served: Served, released: tuple[Protoco
     bundle.write_bytes(content[:-100] + bytes([content[-100] ^ 1]) + content[-99:])
     [case] = served.cases(protocol)
     try:
-        answer = served.session(served.account()).post(f"{served.url}/infer/{protocol.name}?image={case.id}")
+        session = served.session(served.account(Role.ENGINEER))
+        answer = session.post(f"{served.url}/infer/{protocol.name}?image={case.id}")
         assert answer.status_code == 503
         assert "loaded" in answer.json()["detail"]
         assert served.store.prelabel(case.id) is None
     finally:
         bundle.write_bytes(content)
-    assert served.client(served.account()).infer(protocol.name, case.id, {})[1]["model"] == third
+    assert served.client(served.account(Role.ENGINEER)).infer(protocol.name, case.id, {})[1]["model"] == third

@@ -183,7 +183,7 @@ def test_what_monailabel_has_and_this_server_does_not_do_is_refused_in_words(ser
         ("PUT", "/datastore/image?image=x", "overread ingest"),
         ("PUT", "/datastore/?image=x", "overread ingest"),
         ("DELETE", f"/datastore/label?id={case.id}&tag=final", "never removed"),
-        ("PUT", f"/datastore/updatelabelinfo?label={case.id}&tag=final", "never removed"),
+        ("PUT", f"/datastore/updatelabelinfo?label={case.id}&tag=final", "a reader does not review"),
         ("DELETE", "/model/hippocampus", "signed bundles"),
         ("PUT", "/model/hippocampus", "signed bundles"),
         ("POST", "/batch/infer/hippocampus", "case by case"),

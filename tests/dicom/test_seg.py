@@ -11,7 +11,8 @@ from pydicom import Dataset, dcmread
 
 from labeling_protocols.dicom_seg import SegError, label_from_seg, seg_from_label
 from labeling_protocols.geometry import Geometry, Volume
-from labeling_protocols.protocol import Protocol
+from labeling_protocols.label import Label
+from labeling_protocols.protocol import SHIPPED, Protocol, load_protocol
 from labeling_protocols.series import Series, read_series, scan
 from labeling_protocols.series_writer import write_series
 from tests.conftest import OBLIQUE, image_of
@@ -97,6 +98,39 @@ def test_an_automatic_segmentation_names_its_model_version_and_device(tmp_path: 
     assert (algorithm.AlgorithmName, algorithm.AlgorithmVersion) == ("hippocampus-segmentation", "1.0.3")
     assert algorithm.AlgorithmFamilyCodeSequence[0].CodeValue == "123110"
     assert (device.DeviceUID, device.SoftwareVersions) == (ALGORITHM.device_uid, "1.0.3")
+
+
+def test_a_humans_read_names_him_and_says_whether_a_prelabel_came_first(tmp_path: Path, protocol: Protocol) -> None:
+    series = series_on(AXIAL, tmp_path / "series")
+    for algorithm, drawn_by in ((None, "MANUAL"), (ALGORITHM, "SEMIAUTOMATIC")):
+        identity = object_of(drawn_by)
+        seg = seg_from_label(blobs_on(AXIAL), series.sources, protocol, identity, algorithm=algorithm, creator="R0A1B2")
+        assert {segment.SegmentAlgorithmType for segment in seg.SegmentSequence} == {drawn_by}
+        assert seg.ContentCreatorName == "R0A1B2^"
+        assert ("SegmentationAlgorithmIdentificationSequence" in seg.SegmentSequence[0]) == (algorithm is not None)
+
+
+def test_structures_that_overlap_come_back_in_layers(tmp_path: Path) -> None:
+    abdomen = load_protocol(SHIPPED / "abdomen_ct.yaml")
+    layers = np.zeros((2, *ANISOTROPIC.shape_ZYX), np.uint8)
+    layers[0, 1:5, 2:8, 2:6] = abdomen.values["liver"]
+    layers[0, 0, 0, 0] = abdomen.values["spleen"]
+    layers[1, 3:6, 4:6, 4:7] = abdomen.values["liver_tumour"]
+    series = series_on(ANISOTROPIC, tmp_path / "series")
+    label = Label(geometry=ANISOTROPIC, layers_LZYX=layers)
+    written = saved(seg_from_label(label, series.sources, abdomen, object_of("overlap")), tmp_path)
+    back = label_from_seg(dcmread(written), abdomen, series.sources)
+    assert np.array_equal(back.layers_LZYX, layers)
+
+
+def test_structures_that_must_not_overlap_are_refused_where_they_do(tmp_path: Path, protocol: Protocol) -> None:
+    series = series_on(AXIAL, tmp_path / "series")
+    layers = np.zeros((2, *AXIAL.shape_ZYX), np.uint8)
+    layers[0, 1:3], layers[1, 2:4] = 1, 2
+    label = Label(geometry=AXIAL, layers_LZYX=layers)
+    seg = dcmread(saved(seg_from_label(label, series.sources, protocol, object_of("shared")), tmp_path))
+    with pytest.raises(SegError, match="two segments of the protocol overlap"):
+        label_from_seg(seg, protocol, AXIAL)
 
 
 def test_a_segmentation_refers_to_study_series_frame_and_every_slice(tmp_path: Path, protocol: Protocol) -> None:

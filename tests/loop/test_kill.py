@@ -24,6 +24,7 @@ from apps.settings import Site
 from apps.training_job import WORKFLOW as TRAIN
 from apps.training_job import start_training
 from labeling_protocols import schema
+from labeling_protocols.label import Label
 from labeling_protocols.protocol import Protocol
 from labeling_protocols.records import Role
 from labeling_protocols.series_writer import SeriesIdentity, write_series
@@ -61,7 +62,7 @@ def read_site(site: Site, protocol: Protocol) -> Iterator[tuple[Site, Store]]:
         labels[case.id] = label
     for reader in readers:
         while case := next_case(store, "hippocampus", reader.id):  # type: ignore[assignment]
-            store.save_read(case_id=case.id, reader=reader.id, label=labels[case.id])
+            store.save_read(case_id=case.id, reader=reader.id, label=Label.of(labels[case.id]))
             settle(store, case.id)
     yield site, store
     store.close()

@@ -1,22 +1,19 @@
 """A running server, a browser where there is one, and disputes to settle."""
 
-import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
 
 import pytest
-from playwright.sync_api import Browser, ConsoleMessage, Page, sync_playwright
+from playwright.sync_api import Browser, ConsoleMessage, Page
 
-from apps.assets import assets_folder
 from labeling_protocols.geometry import Geometry, Volume
+from labeling_protocols.label import Label
 from labeling_protocols.protocol import Protocol
 from labeling_protocols.records import Account, Case, Role
 from labeling_protocols.settlement import settle
 from labeling_protocols.worklist import next_case
 from tests.annotation.served import Served, serving
 from tests.conftest import OBLIQUE, image_of, label_of
-
-SWIFTSHADER = ["--no-sandbox", "--use-angle=swiftshader", "--enable-unsafe-swiftshader", "--ignore-gpu-blocklist"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,15 +40,6 @@ def adjudicator(served: Served) -> Account:
 @pytest.fixture
 def disputed(served: Served) -> Disputed:
     return dispute(served, served.protocol(), label_of(0), label_of(2))
-
-
-@pytest.fixture(scope="session")
-def browser() -> Iterator[Browser]:
-    chromium = shutil.which("chromium")
-    if chromium is None or not (assets_folder() / "niivue").is_dir():
-        pytest.skip("no browser to look with: install Debian's chromium and run scripts/setup")
-    with sync_playwright() as playwright:
-        yield playwright.chromium.launch(executable_path=chromium, args=SWIFTSHADER)
 
 
 @pytest.fixture
@@ -96,7 +84,7 @@ def dispute(
     labels = {}
     for reader, label in zip(readers, (first, second), strict=True):
         assert next_case(served.store, protocol.name, reader.id) == case
-        served.store.save_read(case_id=case.id, reader=reader.id, label=label)
+        served.store.save_read(case_id=case.id, reader=reader.id, label=Label.of(label))
         labels[reader.id] = label
     verdict = settle(served.store, case.id)
     assert verdict is not None

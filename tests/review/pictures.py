@@ -14,11 +14,13 @@ from scipy import ndimage
 
 from apps.ingest.folder import ingest
 from labeling_protocols.geometry import Volume
+from labeling_protocols.label import Label
 from labeling_protocols.records import Role
 from labeling_protocols.settlement import settle
 from labeling_protocols.worklist import next_case
 from tests.annotation.served import Served, serving
-from tests.review.conftest import SWIFTSHADER, sign_in
+from tests.conftest import SWIFTSHADER
+from tests.review.conftest import sign_in
 from training.samples import draw_series, phantom
 
 PICTURES = Path(__file__).parents[2] / "apps" / "review" / "pictures"
@@ -62,7 +64,7 @@ def _disagree(served: Served) -> None:
                 array = ndimage.shift(array, (0.4 * number, 1.6 * number, 0.8 * number), order=0)
                 array = np.where((array == 2) & (number == 3), 0, array)
             outlined = Volume(array_ZYX=array.astype(np.uint8), geometry=label.geometry)
-            served.store.save_read(case_id=case.id, reader=reader.id, label=outlined)
+            served.store.save_read(case_id=case.id, reader=reader.id, label=Label.of(outlined))
             settle(served.store, case.id)
 
 

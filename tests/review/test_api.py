@@ -9,6 +9,7 @@ import requests
 from apps.identity import COOKIE
 from labeling_protocols import settlement
 from labeling_protocols.geometry import Volume
+from labeling_protocols.label import Label
 from labeling_protocols.records import Account, Role, Settled
 from labeling_protocols.volumes import read_volume_bytes
 from labeling_protocols.worklist import next_case
@@ -65,7 +66,7 @@ def test_letters_are_drawn_anew_for_each_case(served: Served, adjudicator: Accou
     served.cases(protocol, 12)
     for reader, shift in zip(readers, (0, 3), strict=True):
         while (case := next_case(served.store, protocol.name, reader.id)) is not None:
-            served.store.save_read(case_id=case.id, reader=reader.id, label=label_of(shift))
+            served.store.save_read(case_id=case.id, reader=reader.id, label=Label.of(label_of(shift)))
     for found in settlement.disputes(served.store, protocol.name):
         reads = ask(served, adjudicator, f"disputes/{found.case}").json()["reads"]
         content = served.session(adjudicator).get(served.url + reads[0]["label"]).content
@@ -131,7 +132,7 @@ def test_who_read_a_case_neither_sees_its_dispute_nor_settles_it(served: Served)
     [case] = served.cases(protocol)
     for reader, shift in ((both, 0), (served.account(), 3)):
         next_case(served.store, protocol.name, reader.id)
-        served.store.save_read(case_id=case.id, reader=reader.id, label=label_of(shift))
+        served.store.save_read(case_id=case.id, reader=reader.id, label=Label.of(label_of(shift)))
     listed = ask(served, both, f"disputes?protocol={protocol.name}").json()
     assert listed == {"disputes": [], "kept_from_you": 1}
     for answer in (ask(served, both, f"disputes/{case.id}"), decide(served, both, case.id, "A")):

@@ -8,6 +8,7 @@ import pytest
 from apps.accounts import Accounts
 from apps.settings import Site
 from labeling_protocols.geometry import Volume
+from labeling_protocols.label import Label
 from labeling_protocols.records import Account, Case, Role, Settled
 from labeling_protocols.settlement import (
     AdjudicationError,
@@ -32,7 +33,7 @@ def read_case(store: Store, readers: tuple[Account, Account], second: Volume, se
     case, _ = store.add_case(protocol="hippocampus", patient=f"P{seed}", volume=image_of(seed), modality="MR")
     for reader, label in zip(readers, (label_of(), second), strict=True):
         assert next_case(store, "hippocampus", reader.id) == case
-        store.save_read(case_id=case.id, reader=reader.id, label=label)
+        store.save_read(case_id=case.id, reader=reader.id, label=Label.of(label))
     return case
 
 
@@ -51,7 +52,7 @@ def test_reads_that_agree_become_consensus(store: Store, readers: tuple[Account,
 def test_a_case_with_a_free_seat_has_no_verdict_yet(store: Store, readers: tuple[Account, Account]) -> None:
     case, _ = store.add_case(protocol="hippocampus", patient="P", volume=image_of(1), modality="MR")
     next_case(store, "hippocampus", readers[0].id)
-    store.save_read(case_id=case.id, reader=readers[0].id, label=label_of())
+    store.save_read(case_id=case.id, reader=readers[0].id, label=Label.of(label_of()))
     assert settle(store, case.id) is None
     assert truth(store, case.id) is None
 
@@ -128,7 +129,7 @@ def test_decisions_that_cannot_stand_are_refused(
 def test_a_new_revision_brings_a_dispute_to_consensus(store: Store, readers: tuple[Account, Account]) -> None:
     case = read_case(store, readers, label_of(shift=3))
     assert len(disputes(store, "hippocampus")) == 1
-    store.save_read(case_id=case.id, reader=readers[1].id, label=label_of())
+    store.save_read(case_id=case.id, reader=readers[1].id, label=Label.of(label_of()))
     assert disputes(store, "hippocampus") == []
     assert store.progress("hippocampus").truths == len(truths(store, "hippocampus")) == 1
 

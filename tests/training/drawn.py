@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from apps.settings import Site
 from labeling_protocols.geometry import Geometry, Volume
+from labeling_protocols.label import Label
 from labeling_protocols.protocol import GateLimits, Protocol
 from labeling_protocols.records import Account
 from labeling_protocols.settlement import settle
@@ -116,7 +117,7 @@ def settle_cases(store: Store, protocol: Protocol, readers: Sequence[Account], s
         labels[case.id] = label
     for reader in readers:
         while case := next_case(store, protocol.name, reader.id):  # type: ignore[assignment]
-            store.save_read(case_id=case.id, reader=reader.id, label=labels[case.id])
+            store.save_read(case_id=case.id, reader=reader.id, label=Label.of(labels[case.id]))
             settle(store, case.id)
 
 

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from labeling_protocols.blobs import Blobs, DamagedBlobError
+from labeling_protocols.blobs import DamagedBlobError, FolderBlobs
 from labeling_protocols.protocol import Protocol
 from labeling_protocols.records import Case, Settled, Truth
 from tests.training.drawn import STRAIGHT
@@ -80,7 +80,7 @@ def test_equal_truths_in_any_order_give_the_same_digest(protocol: Protocol) -> N
 def test_a_kept_snapshot_is_read_back_by_its_digest_and_a_damaged_one_is_refused(
     protocol: Protocol, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
-    blobs = Blobs(tmp_path_factory.mktemp("blobs"))
+    blobs = FolderBlobs(tmp_path_factory.mktemp("blobs"))
     snapshot = make_snapshot(protocol, [truth(n) for n in range(6)], secret=KEY)
     digest = keep_snapshot(snapshot, blobs)
     assert digest == snapshot.digest

@@ -1,0 +1,129 @@
+"""All that a store's tables say, read in one transaction and put side by side, and what its caches must then be."""
+
+import json
+from collections import Counter
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+import sqlalchemy as sa
+
+from labeling_protocols import audit, schema
+from labeling_protocols.audit import Action
+from labeling_protocols.protocol import Protocol
+from labeling_protocols.records import Outcome
+
+_BLOBS = (
+    schema.cases.c.image,
+    schema.cases.c.known_truth,
+    schema.reads.c.label,
+    schema.prelabels.c.label,
+    schema.verdicts.c.consensus,
+    schema.adjudications.c.label,
+)
+
+
+def referenced_blobs(connection: sa.Connection) -> set[str]:
+    """The digest of every blob that a row refers to."""
+    return {
+        digest for column in _BLOBS for digest in connection.execute(sa.select(column).distinct()).scalars() if digest
+    }
+
+
+class Contents:
+    """Rows of one moment; `latest` has, by case and reader, the read that counts."""
+
+    def __init__(self, connection: sa.Connection) -> None:
+        reads = schema.reads
+        newest = _rows(connection, sa.select(schema.protocols).order_by(schema.protocols.c.version))
+        self.protocols = {row.name: Protocol.from_json(row.content) for row in newest}
+        self.since_version: dict[str, int] = {row.name: row.since_version for row in newest}
+        self.cases = {row.id: row for row in _rows(connection, sa.select(schema.cases))}
+        self.seats = _rows(connection, sa.select(schema.seats))
+        columns = (reads.c.id, reads.c.case, reads.c.reader, reads.c.protocol_version, reads.c.revision)
+        self.reads = _rows(connection, sa.select(*columns, reads.c.label, reads.c.created).order_by(reads.c.id))
+        self.withdrawals = _rows(connection, sa.select(schema.withdrawals))
+        self.adjudications = _rows(connection, sa.select(schema.adjudications).order_by(schema.adjudications.c.id))
+        self.verdicts = {
+            (row.case, row.reads, row.protocol_version): row for row in _rows(connection, sa.select(schema.verdicts))
+        }
+        self.latest = self._latest()
+        self.settled = self._settled()
+        self._of_case: dict[str, list[Any]] = {}
+        for read in self.latest.values():
+            self._of_case.setdefault(read.case, []).append(read)
+
+    def reads_that_count(self, case_id: str) -> list[Any]:
+        """The newest read of each reader that answers what is asked now and was not withdrawn."""
+        return self._of_case.get(case_id, [])
+
+    def told(self, connection: sa.Connection) -> tuple[Counter[tuple[Any, ...]], datetime | None]:
+        """The reads, withdrawals and adjudications that the audit chain tells of, and when it begins."""
+        told: Counter[tuple[Any, ...]] = Counter()
+        begun: datetime | None = None
+        for entry in audit.entries(connection):
+            begun = begun or datetime.fromisoformat(entry.at)
+            says = json.loads(entry.details)
+            if entry.action in (Action.READ_SAVED, Action.READ_ADOPTED):
+                version, revision = says["protocol_version"], says["revision"]
+                told["read", entry.subject, says["reader"], version, revision, says["label"]] += 1
+            elif entry.action == Action.READ_WITHDRAWN:
+                told["withdrawal", entry.subject, says["reader"], says["revision"]] += 1
+            elif entry.action == Action.ADJUDICATED:
+                told["adjudication", entry.subject, says["reads"], says["label"], says["signature"]] += 1
+        return told, begun
+
+    def _latest(self) -> dict[tuple[str, str], Any]:
+        withdrawn_to: dict[tuple[str, str], int] = {}
+        withdrawn = {row.read for row in self.withdrawals}
+        for read in self.reads:
+            if read.id in withdrawn:
+                withdrawn_to[read.case, read.reader] = read.id
+        latest = {}
+        for read in self.reads:
+            case = self.cases.get(read.case)
+            asked = self.since_version.get(case.protocol) if case is not None else None
+            answers = asked is not None and read.protocol_version >= asked
+            if answers and read.id > withdrawn_to.get((read.case, read.reader), 0):
+                latest[read.case, read.reader] = read
+        return latest
+
+    def _settled(self) -> set[str]:
+        """The cases whose newest adjudication decided between reads that answer what is asked now."""
+        versions = {read.id: read.protocol_version for read in self.reads}
+        settled = {}
+        for row in self.adjudications:
+            case = self.cases.get(row.case)
+            version = versions.get(int(row.reads.split(",")[0]), 0)
+            settled[row.case] = case is not None and version >= self.since_version.get(case.protocol, 0)
+        return {case_id for case_id, holds in settled.items() if holds}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Expected:
+    """What a case's caches must be."""
+
+    reads: int
+    outcome: Outcome
+    severity: float
+
+
+def expected(contents: Contents, case: Any) -> Expected:
+    """The counts, outcome and severity of a case (its row), from its reads, verdicts and adjudications."""
+    reads = contents.reads_that_count(case.id)
+    protocol = contents.protocols[case.protocol]
+    outcome, severity = Outcome.OPEN, 0.0
+    if case.id in contents.settled:
+        outcome = Outcome.SETTLED
+    elif case.known_truth is None and len(reads) >= protocol.readers_per_case:
+        key = ",".join(str(number) for number in sorted(read.id for read in reads))
+        verdict = contents.verdicts.get((case.id, key, protocol.version))
+        outcome = Outcome.UNJUDGED
+        if verdict is not None:
+            outcome = Outcome.AGREED if verdict.agreed else Outcome.DISPUTED
+            severity = verdict.severity
+    return Expected(reads=len(reads), outcome=outcome, severity=severity)
+
+
+def _rows(connection: sa.Connection, query: sa.Select[Any]) -> list[Any]:
+    return list(connection.execute(query).all())
