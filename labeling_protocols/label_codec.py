@@ -17,7 +17,7 @@ from pydantic import Field, TypeAdapter, ValidationError
 
 from labeling_protocols.geometry import Geometry
 from labeling_protocols.label import Answer, Box, Label, LabelError, Point
-from labeling_protocols.label_runs import BYTES_A_RUN, VOXELS_A_RUN, fill_runs, find_runs, pack_runs
+from labeling_protocols.label_runs import BYTES_A_RUN, VOXELS_A_RUN, fill_runs, pack_runs
 
 _MAGIC = b"OVRL\x02"
 _MAGIC_1 = b"OVRL\x01"  # one layer of voxels under zstd, the header its geometry alone
@@ -53,17 +53,14 @@ def encode_label(label: Label) -> EncodedLabel:
     flat = np.ascontiguousarray(label.layers_LZYX).reshape(-1)
     if flat.size > _MOST_VOXELS:
         raise LabelError(f"a label has at most {_MOST_VOXELS} voxels in all its layers, found {flat.size}")
-    runs = find_runs(flat)
+    runs = pack_runs(flat)
     if runs is None:
-        head, content = _header(label, "voxels", 0), flat.tobytes()
-        counts = np.bincount(flat, minlength=256)
+        head, content, counts = _header(label, "voxels", 0), flat.tobytes(), np.bincount(flat, minlength=256)
     else:
-        positions, values = runs
-        head, content = _header(label, "runs", values.size), pack_runs(positions, values)
-        counts = np.bincount(values, weights=np.diff(positions, append=flat.size), minlength=256)
+        head, content, counts = _header(label, "runs", runs.count), runs.content, runs.voxels
     return EncodedLabel(
         content=_MAGIC + struct.pack("<I", len(head)) + head + zstandard.ZstdCompressor(level=_LEVEL).compress(content),
-        voxels={value: int(count) for value, count in enumerate(counts.tolist()) if count and value},
+        voxels={value: count for value, count in enumerate(counts.tolist()) if count and value},
     )
 
 
