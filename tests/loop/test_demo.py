@@ -16,7 +16,7 @@ ROOT = Path(__file__).parents[2]
 def test_the_demo_runs_the_whole_loop_on_phantoms(tmp_path: Path) -> None:
     draw_phantoms(tmp_path / "data", 16)
     data, out = tmp_path / "data", tmp_path / "out"
-    command = [sys.executable, "scripts/demo.py", "--data", data, "--cases", "12", "--max-epochs", "25", "--out", out]
+    command = [sys.executable, "scripts/demo.py", "--data", data, "--cases", "12", "--max-epochs", "60", "--out", out]
     done = subprocess.run(list(map(str, command)), cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     report = json.loads((tmp_path / "out" / "report.json").read_text())
