@@ -113,7 +113,7 @@ def _put(run: _Voxels, step: int, value: np.uint8) -> None:
 @compiled
 def _fill(planes: _Voxels, flat: _Voxels) -> bool:
     """Write the runs into voxels that are 0; False where they do not follow one another within these."""
-    position, value = 0, np.uint8(0)
+    position, value = np.int64(0), np.uint8(0)
     for run in range(planes.shape[1]):
         low, high = np.int64(planes[0, run]) | np.int64(planes[1, run]) << 8, np.int64(planes[2, run])
         step = low | high << 16 | np.int64(planes[3, run]) << 24
