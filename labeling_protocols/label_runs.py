@@ -1,8 +1,8 @@
 """Voxels in, where their value changes and to what out, as bytes, and back.
 
 A run's bytes are its step from the run before (uint32) and its value; all lowest bytes of the steps come first, then
-the next ones, then the values, because so they compress best. Voxels are compared eight at a time, whole blocks of one
-value are passed over, and on the way back memory that stays 0 is not written: 80 MB of a label take milliseconds.
+the next ones, then the values, because so they compress best. Large volumes go through compiled loops: 80 MB of a label
+take milliseconds.
 """
 
 import mmap
@@ -11,18 +11,13 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from labeling_protocols.compiled import compiled
+from labeling_protocols.label_run_loops import fill, find_runs
 
 BYTES_A_RUN = 5
 VOXELS_A_RUN = 16  # with fewer, on the mean, runs are not worth it
-_BLOCK_WORDS = 512  # looked at together, to pass over what is of one value; then in parts
-_PART_WORDS = 8
-_LARGE_BYTES = 1 << 22
+_LARGE_VOXELS = 1 << 20  # from here on the compiler is worth loading
 
 _Voxels = NDArray[np.uint8]
-_EVERY_BYTE = np.uint64(0x0101010101010101)
-_LOWEST_BYTE = np.uint64(0xFF)
-_EIGHT, _FIFTY_SIX = np.uint64(8), np.uint64(56)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,102 +31,53 @@ class Runs:
 
 def pack_runs(flat: _Voxels) -> Runs | None:
     """The runs of these voxels, or None where their value changes too often for that."""
-    runs = np.empty((flat.size // VOXELS_A_RUN, BYTES_A_RUN), np.uint8)
-    voxels = np.zeros(256, np.int64)
-    count = _find(flat[: flat.size // 8 * 8].view("<u8"), flat, runs, voxels)
-    return None if count < 0 else Runs(count=count, content=runs[:count].T.tobytes(), voxels=voxels)
+    return _pack_small(flat) if flat.size < _LARGE_VOXELS else _pack_large(flat)
 
 
 def fill_runs(content: bytes, size: int) -> _Voxels:
     """The voxels of packed runs; raises `ValueError` where these do not follow one another within `size` voxels."""
-    flat = _zeros(size)
-    if not _fill(np.frombuffer(content, np.uint8).reshape(BYTES_A_RUN, -1), flat):
+    planes = np.frombuffer(content, np.uint8).reshape(BYTES_A_RUN, -1)
+    flat = _fill_small(planes, size) if size < _LARGE_VOXELS else _fill_large(planes, size)
+    if flat is None:
         raise ValueError("a damaged label: its runs do not follow one another within its voxels")
     return flat
 
 
-@compiled
-def _find(words: NDArray[np.uint64], flat: _Voxels, runs: _Voxels, voxels: NDArray[np.int64]) -> int:
-    """Write each change into the runs and count the voxels of each value; -1 where these have no room.
-
-    Before the first voxel stands 0; a word's lowest byte is its first voxel, and what fills no word comes last.
-    """
-    count, position, value = 0, 0, np.uint8(0)
-    last = np.uint64(0)  # the voxel before, in every byte
-    for begin in range(0, words.size, _BLOCK_WORDS):
-        block = words[begin : begin + _BLOCK_WORDS]
-        if _all_are(block, last):
-            continue
-        for inner in range(0, block.size, _PART_WORDS):
-            part = block[inner : inner + _PART_WORDS]
-            if _all_are(part, last):
-                continue
-            for index in range(part.size):
-                word = part[index]
-                changed = word ^ ((word << _EIGHT) | (last >> _FIFTY_SIX))
-                here = 8 * (begin + inner + index)
-                while changed:
-                    if changed & _LOWEST_BYTE:
-                        if count == len(runs):
-                            return -1
-                        voxels[value] += here - position
-                        value = flat[here]
-                        _put(runs[count], here - position, value)
-                        count, position = count + 1, here
-                    changed >>= _EIGHT
-                    here += 1
-                last = (word >> _FIFTY_SIX) * _EVERY_BYTE
-    for here in range(8 * words.size, flat.size):
-        if flat[here] != value:
-            if count == len(runs):
-                return -1
-            voxels[value] += here - position
-            value = flat[here]
-            _put(runs[count], here - position, value)
-            count, position = count + 1, here
-    voxels[value] += flat.size - position
-    return count
-
-
-@compiled
-def _all_are(words: NDArray[np.uint64], word: np.uint64) -> bool:
-    different = np.uint64(0)
-    for index in range(words.size):
-        different |= words[index] ^ word
-    return different == 0
-
-
-@compiled
-def _put(run: _Voxels, step: int, value: np.uint8) -> None:
-    run[0] = step & 0xFF
-    run[1] = step >> 8 & 0xFF
-    run[2] = step >> 16 & 0xFF
-    run[3] = step >> 24 & 0xFF
-    run[4] = value
-
-
-@compiled
-def _fill(planes: _Voxels, flat: _Voxels) -> bool:
-    """Write the runs into voxels that are 0; False where they do not follow one another within these."""
-    position, value = np.int64(0), np.uint8(0)
-    for run in range(planes.shape[1]):
-        low, high = np.int64(planes[0, run]) | np.int64(planes[1, run]) << 8, np.int64(planes[2, run])
-        step = low | high << 16 | np.int64(planes[3, run]) << 24
-        following = position + step
-        if (run and not step) or following >= flat.size:
-            return False
-        if value:
-            flat[position:following] = value
-        position, value = following, planes[4, run]
-    if value:
-        flat[position:] = value
-    return True
-
-
-def _zeros(size: int) -> _Voxels:
+def zeros(size: int) -> _Voxels:
     """Zeros that take no memory until they are written, in large pages where the system has them."""
-    if size < _LARGE_BYTES or not hasattr(mmap, "MADV_HUGEPAGE"):
+    if size < _LARGE_VOXELS or not hasattr(mmap, "MADV_HUGEPAGE"):
         return np.zeros(size, np.uint8)
     memory = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
     memory.madvise(mmap.MADV_HUGEPAGE)
     return np.frombuffer(memory, np.uint8)
+
+
+def _pack_small(flat: _Voxels) -> Runs | None:
+    positions = np.flatnonzero(flat != np.append(np.uint8(0), flat)[:-1])
+    if positions.size > flat.size // VOXELS_A_RUN:
+        return None
+    steps, values = np.diff(positions, prepend=0).astype("<u4"), flat[positions]
+    content = steps.view(np.uint8).reshape(-1, 4).T.tobytes() + values.tobytes()
+    return Runs(count=values.size, content=content, voxels=np.bincount(flat, minlength=256))
+
+
+def _pack_large(flat: _Voxels) -> Runs | None:
+    runs = np.empty((flat.size // VOXELS_A_RUN, BYTES_A_RUN), np.uint8)
+    voxels = np.zeros(256, np.int64)
+    count = find_runs(flat[: flat.size // 8 * 8].view("<u8"), flat, runs, voxels)
+    return None if count < 0 else Runs(count=count, content=runs[:count].T.tobytes(), voxels=voxels)
+
+
+def _fill_small(planes: _Voxels, size: int) -> _Voxels | None:
+    steps = np.ascontiguousarray(planes[:4].T).view("<u4").reshape(-1).astype(np.int64)
+    positions = np.cumsum(steps)
+    if positions.size and (positions[-1] >= size or not steps[1:].all()):
+        return None
+    lengths = np.diff(positions, prepend=0, append=size)
+    filled: _Voxels = np.repeat(np.append(np.uint8(0), planes[4]), lengths)
+    return filled
+
+
+def _fill_large(planes: _Voxels, size: int) -> _Voxels | None:
+    flat = zeros(size)
+    return flat if fill(planes, flat) else None

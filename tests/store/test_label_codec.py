@@ -69,6 +69,18 @@ def test_any_label_comes_back_as_it_was(
     assert encode_label(back).content == encoded.content
 
 
+@settings(deadline=None, max_examples=150)
+@given(layers=drawn_layers())
+def test_a_large_label_is_packed_and_filled_as_a_small_one(layers: NDArray[np.uint8]) -> None:
+    label = Label(geometry=grid(layers.shape[1:]), layers_LZYX=layers)
+    small = encode_label(label)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("labeling_protocols.label_runs._LARGE_VOXELS", 1)
+        large = encode_label(label)
+        np.testing.assert_array_equal(decode_label(large.content).layers_LZYX, layers)
+    assert large == small
+
+
 def test_a_large_label_is_packed_small_and_comes_back() -> None:
     """Large enough for the large pages, wide enough gaps to leave memory untouched, and a last voxel to carry to."""
     layers = np.zeros((1, 61, 331, 333), np.uint8)
