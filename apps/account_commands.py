@@ -43,7 +43,8 @@ def account_list(site: SiteOption = HERE) -> None:
     table = Table("Name", "Roles", "Groups", "Pseudonym", "Signs in with", "State")
     with _opened(site) as (accounts, _):
         for one in accounts.details():
-            how = one.provider or ("one-time password" if one.awaits_own_password else "password")
+            own = "one-time password" if one.awaits_own_password else "password"
+            how = one.provider or (own if one.signs_in else "nothing")
             locked = f"locked until {one.locked_until:%H:%M UTC}" if one.locked_until else "active"
             state = "disabled" if one.account.disabled else locked
             groups = ", ".join(sorted(one.account.groups))

@@ -25,6 +25,7 @@ class Details:
     provider: str
     locked_until: datetime | None
     awaits_own_password: bool
+    signs_in: bool  # False for one that stands for somebody elsewhere, whose reads were brought in
 
 
 def account_of_row(row: sa.Row[Any]) -> Account:
@@ -44,6 +45,7 @@ def details_of_row(row: sa.Row[Any]) -> Details:
         provider=row.issuer or "",
         locked_until=row.locked_until if row.locked_until is not None and row.locked_until > now() else None,
         awaits_own_password=row.password_until is not None,
+        signs_in=row.password is not None or row.issuer is not None,
     )
 
 

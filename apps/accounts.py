@@ -56,12 +56,17 @@ class Accounts:
             rows = connection.execute(sa.select(schema.accounts).order_by(schema.accounts.c.name)).all()
         return [details_of_row(row) for row in rows]
 
+    def provider_of(self, account_id: str) -> str:
+        """The issuer that signs this account in; empty for a password of ours."""
+        row = self._row(schema.accounts.c.id == plain(account_id))
+        return "" if row is None else row.issuer or ""
+
     # Making and changing them
 
     def add(
         self,
         name: str,
-        password: str,
+        password: str | None,
         roles: frozenset[Role],
         groups: frozenset[str] = frozenset(),
         *,
@@ -70,12 +75,13 @@ class Accounts:
     ) -> Account:
         """Make an account; its id is random and stands for the person in everything that is kept.
 
-        A password for `once` opens one time, to choose another.
+        A password for `once` opens one time, to choose another. Nobody signs in to an account without one.
         """
         if not name.strip() or len(name) > _NAME_MAX or not name.isprintable():
             raise AccountError(f"an account name has 1 to {_NAME_MAX} printable characters. No account was made.")
         require_groups(groups, "No account was made.")
-        self._require_good(password, name, "No account was made.")
+        if password is not None:
+            self._require_good(password, name, "No account was made.")
         row = {
             "id": secrets.token_hex(8),
             "name": name,
@@ -143,6 +149,7 @@ class Accounts:
             row = self._required(connection, account_id)
             if row.issuer is not None:
                 raise AccountError("this account signs in at its identity provider. Nothing was changed.")
+            _require_sign_in(row)
             self._update(connection, account_id, values)
             end_addresses(connection, account_id, actor)
             audit.append(connection, actor=actor, action=Action.PASSWORD_CHANGED, subject=account_id, reset=True)
@@ -201,6 +208,8 @@ class Accounts:
 
     def new_address(self, account: Account, *, days: float = 30, title: str = "", actor: str = COMMAND_LINE) -> str:
         """The secret of a server address `…/u/<secret>` that stands for this account; shown now and never again."""
+        with self._store.engine.connect() as connection:
+            _require_sign_in(self._required(connection, account.id))
         return self.addresses.make(account.id, actor=actor, days=days, title=title)
 
     def revoke_addresses(self, account: Account, *, actor: str = COMMAND_LINE) -> int:
@@ -236,7 +245,9 @@ class Accounts:
         with self._store.engine.connect() as connection:
             return connection.execute(sa.select(schema.accounts).where(condition)).first()
 
-    def _password(self, password: str, once: bool) -> dict[str, Any]:
+    def _password(self, password: str | None, once: bool) -> dict[str, Any]:
+        if password is None:
+            return {"password": None, "password_until": None}
         until = now() + timedelta(days=self._settings.one_time_password_days) if once else None
         return {"password": passwords.hashed(password), "password_until": until}
 
@@ -267,6 +278,12 @@ class Accounts:
         others = [other for other in connection.execute(query) if other.id != row.id]
         if not any(Role.ADMINISTRATOR in other.roles for other in others):
             raise AccountError("this is the site's only administrator; make another one first. Nothing was changed.")
+
+
+def _require_sign_in(row: sa.Row[Any]) -> None:
+    """Refuse a way into an account that stands for somebody elsewhere."""
+    if row.password is None and row.issuer is None:
+        raise AccountError("nobody signs in to this account: it stands for reads made elsewhere. Nothing was changed.")
 
 
 _UNLOCKED: dict[str, Any] = {"failures": 0, "locked_until": None}

@@ -18,7 +18,8 @@ from rich.table import Table
 from apps.account_commands import account_app
 from apps.accounts import Accounts
 from apps.console import HERE, SiteOption, console, errors, lines, progress_bar
-from apps.label_commands import adopt_command, export_command
+from apps.import_commands import import_app
+from apps.label_commands import adopt_command, export_app
 from apps.protocol_commands import protocol_app
 from apps.settings import Site, make_site
 from apps.store_commands import audit_app, store_app
@@ -45,7 +46,8 @@ app.add_typer(store_app, name="store")
 app.add_typer(audit_app, name="audit")
 app.add_typer(seats_app, name="seats")
 app.add_typer(calibration_app, name="calibration")
-app.command("export")(export_command)
+app.add_typer(import_app, name="import")
+app.add_typer(export_app, name="export")
 app.command("adopt")(adopt_command)
 
 _FOLLOW_S = 0.5

@@ -5,16 +5,17 @@ Files are named by ids of ours. The folder appears whole or not at all, together
 
 import hashlib
 import json
-import shutil
-import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from enum import StrEnum
 from pathlib import Path
 
+import sqlalchemy as sa
+
+from apps.export_folder import MANIFEST, ExportError, unfinished_folder
 from apps.settings import Site
-from labeling_protocols import audit
+from labeling_protocols import audit, schema
 from labeling_protocols.audit import Action
 from labeling_protocols.blobs import write_durably
 from labeling_protocols.label import Answer, Label
@@ -24,14 +25,7 @@ from labeling_protocols.records import Case, Read, Settled, Truth
 from labeling_protocols.settlement import adjudication_of, truths
 from labeling_protocols.store import Store
 
-MANIFEST = "manifest.json"
-_CONSENSUS = "Consensus"
-
 Progress = Callable[[int, int], None]
-
-
-class ExportError(ValueError):
-    """An export that cannot be made; nothing was written."""
 
 
 class Form(StrEnum):
@@ -68,13 +62,16 @@ class ExportReport:
 
 @dataclass(frozen=True, kw_only=True)
 class _Item:
-    """One label and where it comes from; `settled` is None for a read, `reader` and `revision` for a truth."""
+    """One label and where it comes from; `settled` is None for a read, `reader` and `revision` for a truth.
+
+    `people` are those who drew or decided it; there are none of a consensus.
+    """
 
     case: Case
     digest: str
     protocol_version: int
     reads: tuple[Read, ...]
-    creator: str
+    people: tuple[str, ...] = ()
     reader: str | None = None
     revision: int | None = None
     settled: Settled | None = None
@@ -126,16 +123,11 @@ def export(
 
     Raises `ExportError` where the folder holds something already, or there is nothing to write.
     """
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise ExportError(f"{folder} is not an empty folder. Nothing was written.")
     asked = store.protocol(protocol)
     items = list(_items(store, protocol, what, reader))
     if not items:
         raise ExportError(f"protocol {protocol} has no {what} to export. Nothing was written.")
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = Path(tempfile.mkdtemp(dir=folder.parent, prefix=".export-"))
-    try:
-        unfinished.chmod(0o755)
+    with unfinished_folder(folder) as unfinished:
         writer = _Writer(store=store, site=site, protocol=asked, folder=unfinished, form=form, images=images)
         for done, item in enumerate(items, start=1):
             writer.write(item)
@@ -155,8 +147,6 @@ def export(
                 skipped=len(report.skipped),
             )
             unfinished.replace(folder)
-    finally:
-        shutil.rmtree(unfinished, ignore_errors=True)
     return report
 
 
@@ -188,7 +178,7 @@ class _Writer:
                 revision=item.revision,
                 protocol_version=item.protocol_version,
                 settled=item.settled,
-                decided_by=item.creator if item.settled is Settled.ADJUDICATION else None,
+                decided_by=item.people[-1] if item.settled is Settled.ADJUDICATION else None,
                 reads=tuple(read.id for read in item.reads),
                 prelabels_shown=item.prelabels_shown,
                 label=item.digest,
@@ -222,21 +212,12 @@ class _Writer:
         if self._form is not Form.DICOM_SEG:
             form = LabelFormat.NIFTI if self._form is Form.NIFTI else LabelFormat.SEG_NRRD
             return write_label(label, self._protocol, folder, item.stem, form)
-        from apps.export_dicom import write_segmentation  # imports highdicom: slow
+        from apps.export_dicom import Made, write_objects  # imports highdicom: slow
 
-        path = folder / f"{item.stem}.dcm"
         model = item.prelabels_shown[-1] if item.prelabels_shown else None
-        write_segmentation(
-            self._site,
-            self._protocol,
-            item.case,
-            label,
-            path,
-            digest=item.digest,
-            creator=item.creator,
-            prelabel_model=model,
-        )
-        return (path, *write_markups(label, folder, item.stem))
+        made = Made(digest=item.digest, people=item.people, readers=len(item.reads), prelabel_model=model)
+        written = write_objects(self._site, self._protocol, item.case, label, folder, item.stem, made)
+        return (*written, *write_markups(label, folder, item.stem))
 
     def _write_images(self, case: Case) -> tuple[Path, ...]:
         """The case's image, or its de-identified slices beside DICOM segmentations."""
@@ -276,19 +257,32 @@ def _items(store: Store, protocol: str, what: What, reader: str | None) -> Itera
                     digest=read.label,
                     protocol_version=read.protocol_version,
                     reads=(read,),
-                    creator=read.reader,
+                    people=(read.reader,),
                     reader=read.reader,
                     revision=read.revision,
                 )
 
 
 def _truth_item(store: Store, truth: Truth) -> _Item:
-    decision = adjudication_of(store, truth.case.id) if truth.settled is Settled.ADJUDICATION else None
     return _Item(
         case=truth.case,
         digest=truth.label,
         protocol_version=truth.protocol_version,
         reads=tuple(read for read in store.reads(truth.case.id) if read.id in truth.reads),
-        creator=decision.adjudicator if decision else _CONSENSUS,
+        people=_deciders(store, truth) if truth.settled is Settled.ADJUDICATION else (),
         settled=truth.settled,
     )
+
+
+def _deciders(store: Store, truth: Truth) -> tuple[str, ...]:
+    """The adjudicators who decided so in the round that counts, the one who settled it last."""
+    decision = adjudication_of(store, truth.case.id)
+    if decision is None:
+        return ()
+    table = schema.adjudications
+    alike = sa.select(table.c.adjudicator).where(
+        table.c.case == truth.case.id, table.c.round == decision.round, table.c.label == decision.label
+    )
+    with store.engine.connect() as connection:
+        others = connection.execute(alike.where(table.c.id < decision.id).order_by(table.c.id)).scalars()
+        return (*others, decision.adjudicator)

@@ -1,12 +1,13 @@
-"""The commands `overread export` and `overread adopt`: labels out of a site, and labels made elsewhere into it."""
+"""The commands `overread export` and `overread adopt`: labels and studies out of a site, labels from elsewhere in."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from typer.core import TyperGroup
 
 from apps.accounts import AccountError, Accounts
-from apps.console import COMMAND_LINE, HERE, SiteOption, lines, opened_store, progress_bar
+from apps.console import COMMAND_LINE, HERE, SiteOption, console, lines, opened_store, progress_bar
 from apps.export import Form, What, export
 from labeling_protocols.records import Account
 
@@ -14,7 +15,19 @@ if TYPE_CHECKING:
     from apps.adopt import Readers
 
 
-def export_command(
+class _LabelsFirst(TyperGroup):
+    """`overread export PROTOCOL FOLDER` means labels, as it did before there were studies."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:  # typer does not name its context's class
+        named = bool(args) and (args[0] in self.commands or args[0] in ctx.help_option_names)
+        return super().parse_args(ctx, args if named or not args else ["labels", *args])
+
+
+export_app = typer.Typer(cls=_LabelsFirst, no_args_is_help=True, help="Write labels, or a whole reader study.")
+
+
+@export_app.command("labels")
+def export_labels(
     protocol: Annotated[str, typer.Argument(help="Name of the protocol.")],
     folder: Annotated[Path, typer.Argument(help="A new or empty folder.")],
     form: Annotated[Form, typer.Option("--format", help="What labels are written as.")] = Form.SEG_NRRD,
@@ -43,6 +56,24 @@ def export_command(
     for skipped in report.skipped:
         lines.print(f"  left out {skipped.case}: {skipped.reason}", markup=False)
     if report.skipped:
+        raise typer.Exit(1)
+
+
+@export_app.command("study")
+def export_study(
+    protocol: Annotated[str, typer.Argument(help="Name of the protocol.")],
+    out: Annotated[Path, typer.Option("--out", help="A new or empty folder.")],
+    site: SiteOption = HERE,
+) -> None:
+    """Write a reader study: reads, agreement, adjudications and truths as CSV and JSON, with a codebook."""
+    from apps.study_export import export_study as write_study
+
+    with opened_store(site) as (opened, store), console.status("Gathering …"):
+        report = write_study(store, opened, protocol=protocol, folder=out, actor=COMMAND_LINE)
+    counted = (f"{report.rows[name]} {name}" for name in ("cases", "reads", "truths", "adjudications"))
+    lines.print(f"{', '.join(counted)} in {out}: {report.files} files; codebook.md says what each column means.")
+    if report.broken is not None:
+        lines.print(f"The audit chain is broken at entry {report.broken}: look at `overread audit verify`.")
         raise typer.Exit(1)
 
 

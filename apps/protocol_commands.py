@@ -31,6 +31,11 @@ def protocol_check(path: FileArgument) -> None:
             "HD95 mm ≤": limits.hd95_mm_max,
             "F1 ≥": limits.f1_min,
             "match mm ≤": limits.match_mm_max,
+            "match IoU ≥": limits.match_iou_min,
+            "surface Dice ≥": limits.surface_dice_min,
+            "surface mm ≤": limits.surface_tolerance_mm,
+            "volume difference ≤": limits.volume_difference_max,
+            "F1 of lesions ≥": limits.lesion_f1_min,
         }
         shown = ", ".join(f"{name} {limit:g}" for name, limit in named.items() if limit is not None)
         table.add_row(escape(structure.title), str(structure.value), ", ".join(structure.tasks), shown)
@@ -40,6 +45,9 @@ def protocol_check(path: FileArgument) -> None:
         lines.print(f"Asked ({question.kind}, {due}): {question.title}", markup=False)
     seats = ", ".join(group or "anyone" for group in protocol.seat_groups)
     lines.print(f"Readers a case: {protocol.readers_per_case} ({seats}). Prelabels: {protocol.prelabels}.")
+    found_by = protocol.consensus.found_by_min
+    least = "" if found_by is None else f", boxes and points that at least {found_by} found"
+    lines.print(f"Consensus: {protocol.consensus.rule}{least}. Adjudicators a dispute: {_adjudicators(protocol)}.")
 
 
 @protocol_app.command("diff")
@@ -95,6 +103,11 @@ def protocol_list(site: SiteOption = HERE) -> None:
                 str(protocol.readers_per_case),
             )
     console.print(table)
+
+
+def _adjudicators(protocol: Protocol) -> str:
+    rule = protocol.adjudication
+    return f"{rule.adjudicators} ({rule.group or 'anyone'})"
 
 
 def _show(old: Protocol, new: Protocol, found: ProtocolDiff) -> None:

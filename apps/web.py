@@ -36,6 +36,7 @@ from apps.accounts import AccountError, Accounts, OneTimePasswordError, TokenErr
 from apps.addresses import AddressError  # noqa: E402
 from apps.annotation.calling import NobodyError  # noqa: E402
 from apps.annotation.dicomweb import Archive  # noqa: E402
+from apps.annotation.edits import EditError  # noqa: E402
 from apps.annotation.inference_queue import BusyError, InferenceQueue  # noqa: E402
 from apps.annotation.main import OverreadApp  # noqa: E402
 from apps.annotation.saving import VersionError  # noqa: E402
@@ -50,9 +51,10 @@ from apps.provider_keys import ProviderUnreachableError  # noqa: E402
 from apps.provider_sign_in import provider_sign_in  # noqa: E402
 from apps.review.disputes import OwnCaseError  # noqa: E402
 from apps.review.frame import error_page, sign_in_address, wants_page  # noqa: E402
+from apps.review.remembered import Remembered  # noqa: E402
 from apps.settings import Site  # noqa: E402
+from labeling_protocols.disputes import DisputeError  # noqa: E402
 from labeling_protocols.reviews import ReviewError  # noqa: E402
-from labeling_protocols.settlement import AdjudicationError  # noqa: E402
 from labeling_protocols.store import LabelError, SeatError, Store, UnknownError  # noqa: E402
 from labeling_protocols.volumes import UnreadableVolumeError  # noqa: E402
 from labeling_protocols.worklist import WorklistError  # noqa: E402
@@ -63,8 +65,9 @@ from training.registry import NoChampionError  # noqa: E402
 _STATUS: dict[type[Exception], int] = {
     UnknownError: 404,
     NoChampionError: 409,
-    AdjudicationError: 409,
+    DisputeError: 409,
     VersionError: 409,
+    EditError: 409,
     WorklistError: 409,
     ReviewError: 422,
     LabelError: 422,
@@ -125,6 +128,7 @@ def create_app(site: Site) -> FastAPI:
     app.state.archive = archive
     app.state.sessions = Sessions(site.folder("sessions"))
     app.state.inference = InferenceQueue()
+    app.state.remembered = Remembered()
     for module in (apps.review.pages, apps.review.api, apps.annotation.server, apps.annotation.dicomweb):
         app.include_router(module.router)
     app.include_router(apps.annotation.ohif.router)

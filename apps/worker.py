@@ -14,10 +14,12 @@ from apps import compat, training_job
 from apps.endpoint import workflow as endpoint_workflow
 from apps.jobs import launch_worker, sole_worker
 from apps.settings import Site
-from labeling_protocols import settlement
+from labeling_protocols import disputes, settlement
+from labeling_protocols.comparisons import CatchingUp
 from labeling_protocols.store import Store
 
 JUDGE_EVERY_S = 5.0
+_COMPARED_AT_ONCE = 50  # reads; so that verdicts do not wait for long
 
 log = logging.getLogger("overread.worker")
 
@@ -29,15 +31,18 @@ def register(site: Site) -> None:
 
 
 def judge_until(ended: threading.Event, site: Site, every_s: float = JUDGE_EVERY_S) -> None:
-    """Make the verdicts that are due, again and again.
+    """Make the verdicts that are due, and compare settled reads with their truths, again and again.
 
     Here and not where a read is saved: what that costs would tell a reader who came last, and who agreed.
     """
     store = Store(site.database_url, site.blobs)
+    catching_up = CatchingUp(store)
     while not ended.wait(every_s):
         try:
             for protocol in store.protocols():
                 settlement.judge(store, protocol.name)
+                disputes.move_on(store, protocol)
+                catching_up.step(protocol.name, _COMPARED_AT_ONCE)
         except Exception as error:  # noqa: BLE001  a busy database or a damaged label must not end the jobs of this worker
             log.warning("not every verdict could be made: %s", type(error).__name__)
     store.close()

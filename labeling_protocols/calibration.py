@@ -10,14 +10,14 @@ from dataclasses import dataclass, replace
 import sqlalchemy as sa
 
 from labeling_protocols import schema
-from labeling_protocols.agreement import assess
+from labeling_protocols.assessment import assess
 from labeling_protocols.protocol import Protocol
 from labeling_protocols.records import Case, Read, Verdict
 from labeling_protocols.rows import case_of, verdict_of
 from labeling_protocols.store import Store
 from labeling_protocols.verdicts import keep_verdict, kept_verdict
 
-_KNOWN_TRUTH = "known truth"
+KNOWN_TRUTH = "known truth"  # stands for a reader in a result's verdict
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,6 +27,12 @@ class Result:
     case: str
     read: Read
     verdict: Verdict
+
+    @property
+    def reasons(self) -> tuple[str, ...]:
+        """What is beyond the limits, in words that name nobody."""
+        names = {self.read.reader: "the reader", KNOWN_TRUTH: "the known truth"}
+        return tuple(reason.said(names) for reason in self.verdict.reasons)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,7 +78,7 @@ def standings(protocol: Protocol, found: tuple[Result, ...]) -> tuple[Standing, 
     for structure in protocol.structures:
         pairs = [pair for result in found for pair in result.verdict.pairs if pair.structure == structure.name]
         scores = [score for pair in pairs if (score := pair.dice if pair.dice is not None else pair.f1) is not None]
-        missed = sum(pair.dice is not None and pair.hd95_mm is None for pair in pairs)
+        missed = sum(pair.missed for pair in pairs)
         mean = sum(scores) / len(scores) if scores else None
         by_structure.append(Standing(structure=structure.name, score=mean, missed=missed))
     return tuple(by_structure)
@@ -102,6 +108,6 @@ def _kept(store: Store, protocol: Protocol, read: Read) -> Verdict | None:
 
 def _compare(store: Store, protocol: Protocol, case: Case, read: Read) -> Verdict:
     assert case.known_truth is not None  # noqa: S101  calibration cases alone come here
-    verdict = assess(protocol, {read.reader: store.label(read.label), _KNOWN_TRUTH: store.label(case.known_truth)})
+    verdict = assess(protocol, {read.reader: store.label(read.label), KNOWN_TRUTH: store.label(case.known_truth)})
     keep_verdict(store, case.id, str(read.id), protocol.version, verdict)
     return verdict

@@ -25,9 +25,9 @@ from labeling_protocols.protocol import Protocol, Structure
 
 _VOLUME = DicomCode("118565006", "SCT", "Volume")
 _MILLILITRE = DicomCode("mL", "UCUM", "milliliter")
-_PROCEDURE = DicomCode("363679005", "SCT", "Imaging procedure")
-_FINDINGS_SUMMARY = DicomCode("111017", "DCM", "CAD Processing and Findings Summary")
-_WITHOUT_FINDINGS = DicomCode("111241", "DCM", "All algorithms succeeded; without findings")  # CID 6047
+PROCEDURE = DicomCode("363679005", "SCT", "Imaging procedure")
+FINDINGS_SUMMARY = DicomCode("111017", "DCM", "CAD Processing and Findings Summary")
+WITHOUT_FINDINGS = DicomCode("111241", "DCM", "All algorithms succeeded; without findings")  # CID 6047
 
 
 class SrError(ValueError):
@@ -55,7 +55,7 @@ def sr_from_label(
     ]
     report = hd.sr.MeasurementReport(
         observation_context=_observer(algorithm),
-        procedure_reported=_PROCEDURE,
+        procedure_reported=PROCEDURE,
         imaging_measurements=groups,
         title=codes.DCM.ImagingMeasurementReport,
         referenced_images=list(sources),
@@ -125,9 +125,9 @@ def _measured(
         ),
         finding_type=dicom_code(structure.type),
         finding_category=dicom_code(structure.category),
-        finding_sites=_sites(structure),
+        finding_sites=finding_sites(structure),
         algorithm_id=_identification(algorithm),
-        measurements=[_volume(voxels * label.geometry.voxel_ml)],
+        measurements=[volume_ml(voxels * label.geometry.voxel_ml)],
     )
 
 
@@ -140,21 +140,22 @@ def _not_found(
         ),
         finding_type=dicom_code(structure.type),
         finding_category=dicom_code(structure.category),
-        finding_sites=_sites(structure),
+        finding_sites=finding_sites(structure),
         algorithm_id=_identification(algorithm),
-        measurements=[_volume(0.0)],
-        qualitative_evaluations=[hd.sr.QualitativeEvaluation(name=_FINDINGS_SUMMARY, value=_WITHOUT_FINDINGS)],
+        measurements=[volume_ml(0.0)],
+        qualitative_evaluations=[hd.sr.QualitativeEvaluation(name=FINDINGS_SUMMARY, value=WITHOUT_FINDINGS)],
         source_images=[
             hd.sr.SourceImageForMeasurementGroup(source.SOPClassUID, source.SOPInstanceUID) for source in sources
         ],
     )
 
 
-def _volume(ml: float) -> hd.sr.Measurement:
+def volume_ml(ml: float) -> hd.sr.Measurement:
+    """A volume in millilitres as a report states it."""
     return hd.sr.Measurement(name=_VOLUME, value=round(ml, 6), unit=_MILLILITRE)
 
 
-def _sites(structure: Structure) -> list[hd.sr.FindingSite] | None:
+def finding_sites(structure: Structure) -> list[hd.sr.FindingSite] | None:
     """A structure whose type needs a modifier carries both as its site (TID 1419, topographical modifier)."""
     if structure.modifier is None:
         return None

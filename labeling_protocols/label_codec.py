@@ -66,14 +66,7 @@ def encode_label(label: Label) -> EncodedLabel:
 
 def decode_label(content: bytes) -> Label:
     """Raises `ValueError` where the bytes are not an encoded label; asks for no more memory than their header says."""
-    magic = content[: len(_MAGIC)]
-    if magic not in (_MAGIC, _MAGIC_1):
-        raise ValueError("not an encoded label: the file does not begin as one")
-    start = len(_MAGIC) + 4
-    length = int.from_bytes(content[len(_MAGIC) : start], "little")
-    if len(content) < start + length:
-        raise ValueError(f"a damaged label: {start + length} bytes and more were expected, found {len(content)}")
-    header, frame = _read_header(content[start : start + length], magic), content[start + length :]
+    header, frame = _split(content)
     shape_LZYX = (header.layers, *header.geometry.shape_ZYX)
     size = math.prod(shape_LZYX)
     if size > _MOST_VOXELS or header.runs * VOXELS_A_RUN > size:
@@ -91,7 +84,24 @@ def decode_label(content: bytes) -> Label:
     )
 
 
+def decode_answers(content: bytes) -> dict[str, Answer]:
+    """The answers of an encoded label alone, its voxels left packed. Raises `ValueError` as `decode_label` does."""
+    return _split(content)[0].answers
+
+
 # The header
+
+
+def _split(content: bytes) -> tuple[_Header, bytes]:
+    """The header, and the frame that follows it."""
+    magic = content[: len(_MAGIC)]
+    if magic not in (_MAGIC, _MAGIC_1):
+        raise ValueError("not an encoded label: the file does not begin as one")
+    start = len(_MAGIC) + 4
+    length = int.from_bytes(content[len(_MAGIC) : start], "little")
+    if len(content) < start + length:
+        raise ValueError(f"a damaged label: {start + length} bytes and more were expected, found {len(content)}")
+    return _read_header(content[start : start + length], magic), content[start + length :]
 
 
 def _header(label: Label, frame: str, runs: int) -> bytes:

@@ -19,9 +19,14 @@ _BEYOND_EDGE_VOXELS = 1.0  # a viewer may draw a box round the outermost voxels
 
 def check_label(protocol: Protocol, case: Case, label: Label, voxels: Mapping[int, int]) -> None:
     """Raise `LabelError` with the first thing that is wrong; `voxels` counts the voxels of each value but 0."""
-    problem = next(_problems(protocol, case.geometry, label, voxels), None)
+    problem = label_problem(protocol, case.geometry, label, voxels)
     if problem is not None:
         raise LabelError(f"{problem}. Nothing was saved.")
+
+
+def label_problem(protocol: Protocol, geometry: Geometry, label: Label, voxels: Mapping[int, int]) -> str | None:
+    """The first thing that is wrong with a label of an image on this grid, in words, or None."""
+    return next(_problems(protocol, geometry, label, voxels), None)
 
 
 def overlap_errors(protocol: Protocol, label: Label) -> list[str]:

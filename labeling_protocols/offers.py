@@ -71,6 +71,7 @@ def _first_free(
     `reopened` looks among the seats that somebody had before: few, and not in the order of a worklist's place.
 
     A finished case can have a free seat: one more read came than was asked for, or it was settled before more were.
+    One that has been read and is open again waits for further readers.
     """
     his = schema.seats.alias()
     taken = sa.exists().where(
@@ -78,7 +79,10 @@ def _first_free(
     )
     finished = sa.exists().where(
         _cases.c.id == _seats.c.case,
-        sa.or_(_cases.c.reads >= asked.protocol.readers_per_case, _cases.c.outcome == Outcome.SETTLED),
+        sa.or_(
+            sa.and_(_cases.c.reads >= asked.protocol.readers_per_case, _cases.c.outcome != Outcome.OPEN),
+            _cases.c.outcome == Outcome.SETTLED,
+        ),
     )
     found: list[Any] = []
     for group in ("", *groups):

@@ -45,8 +45,11 @@ __all__ = [
 
 SHIPPED = Path(__file__).parent / "protocols"
 
+# What each kind of work must have, and what it may have, of the limits of agreement.
 _OUTLINE_LIMITS = ("dice_min", "hd95_mm_max")
-_FINDING_LIMITS = ("match_mm_max", "f1_min")
+_MORE_OUTLINE_LIMITS = ("surface_dice_min", "surface_tolerance_mm", "volume_difference_max", "lesion_f1_min")
+_FINDING_LIMITS = ("f1_min",)
+_MATCHING_LIMITS = ("match_mm_max", "match_iou_min")
 
 
 class ProtocolError(ValueError):
@@ -170,6 +173,10 @@ def _problems(protocol: Protocol) -> Iterator[str]:
         yield from _limits_fit("calibration.limits", protocol, protocol.calibration.limits)
     yield from _one_entry_each("gate.dice_min", outlined, protocol.gate.dice_min)
     yield from _overlap_problems(protocol.overlaps, outlined)
+    wanted = protocol.consensus.found_by_min
+    if wanted is not None and wanted > protocol.readers_per_case:
+        readers = protocol.readers_per_case
+        yield f"consensus.found_by_min: expected at most {readers}, the readers of a case, found {wanted}"
     seats = sum(rule.count for rule in protocol.seats)
     if protocol.seats and seats != protocol.readers_per_case:
         yield f"seats: expected {protocol.readers_per_case} in all, as readers_per_case says, found {seats}"
@@ -188,18 +195,42 @@ def _one_entry_each(section: str, names: list[str], entries: Collection[str]) ->
 
 def _limits_fit(section: str, protocol: Protocol, limits: Mapping[str, AgreementLimits]) -> Iterator[str]:
     for structure in protocol.structures:
+        where, of_structure = f"{section}.{structure.name}", limits[structure.name]
         outlined = Task.SEGMENTATION in structure.tasks
         found = outlined < len(structure.tasks)  # boxes or points beside the outline, or instead of it
-        for asked, fields, work in (
-            (outlined, _OUTLINE_LIMITS, "outlined"),
-            (found, _FINDING_LIMITS, "boxed or pointed at"),
+        for asked, needed, allowed, work in (
+            (outlined, _OUTLINE_LIMITS, _MORE_OUTLINE_LIMITS, "outlined"),
+            (found, _FINDING_LIMITS, _MATCHING_LIMITS, "boxed or pointed at"),
         ):
-            for field in fields:
-                given = getattr(limits[structure.name], field) is not None
-                if asked and not given:
-                    yield f"{section}.{structure.name}: expected {field}, as {structure.name} is {work}; found none"
+            for field in (*needed, *allowed):
+                given = getattr(of_structure, field) is not None
+                if asked and field in needed and not given:
+                    yield f"{where}: expected {field}, as {structure.name} is {work}; found none"
                 elif given and not asked:
-                    yield f"{section}.{structure.name}: found {field}, and {structure.name} is not {work}"
+                    yield f"{where}: found {field}, and {structure.name} is not {work}"
+        yield from _surface_limits_fit(where, of_structure)
+        if found:
+            yield from _matching_fits(where, structure, of_structure)
+
+
+def _surface_limits_fit(where: str, limits: AgreementLimits) -> Iterator[str]:
+    if (limits.surface_dice_min is None) != (limits.surface_tolerance_mm is None):
+        given, other = "surface_dice_min", "surface_tolerance_mm"
+        if limits.surface_dice_min is None:
+            given, other = other, given
+        yield f"{where}: surface_dice_min and surface_tolerance_mm: give both or neither; found {given} without {other}"
+
+
+def _matching_fits(where: str, structure: Structure, limits: AgreementLimits) -> Iterator[str]:
+    """Findings are matched by distance or, boxes alone, by what they share."""
+    by_mm, by_iou = limits.match_mm_max is not None, limits.match_iou_min is not None
+    if by_iou and Task.POINTS in structure.tasks:
+        yield f"{where}: found match_iou_min, and {structure.name} is pointed at; expected match_mm_max"
+    elif by_iou and by_mm:
+        yield f"{where}: found match_mm_max and match_iou_min; expected one of them"
+    elif not by_iou and not by_mm:
+        instead = " or match_iou_min" if Task.POINTS not in structure.tasks else ""
+        yield f"{where}: expected match_mm_max{instead}, as {structure.name} is boxed or pointed at; found none"
 
 
 def _overlap_problems(overlaps: tuple[tuple[str, str], ...], outlined: list[str]) -> Iterator[str]:

@@ -229,6 +229,11 @@ def _shown(value: Any) -> str:
         return "none"
     if isinstance(value, Enum):
         return str(value.value)
+    if isinstance(value, AgreementLimits):  # most are left out in most protocols
+        given = {field.name: getattr(value, field.name) for field in fields(value)}
+        return ", ".join(f"{name} {limit:g}" for name, limit in given.items() if limit is not None)
+    if isinstance(value, Mapping):
+        return "; ".join(f"{name}: {_shown(item)}" for name, item in value.items())
     if is_dataclass(value):
         return ", ".join(f"{field.name} {_shown(getattr(value, field.name))}" for field in fields(value))
     if isinstance(value, tuple):

@@ -31,7 +31,10 @@ class Task(StrEnum):
 class ConsensusRule(StrEnum):
     """How reads that agree become one truth (`labeling_protocols/consensus.py`)."""
 
-    MAJORITY = "majority"
+    MAJORITY = "majority"  # what more readers drew than anything else
+    INTERSECTION = "intersection"  # what all readers drew
+    UNION = "union"  # what any reader drew
+    STAPLE = "staple"  # each reader weighed by how well he agrees with the estimate (Warfield et al. 2004)
 
 
 class Ties(StrEnum):
@@ -175,14 +178,29 @@ class SeatRule:
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
 class AgreementLimits:
-    """When two reads of a structure agree: outlines by Dice and HD95, boxes and points by what they find in common."""
+    """When two reads of a structure agree: outlines by Dice, HD95 and what else is given, boxes and points by what they
+    find in common."""
 
     dice_min: Fraction | None = None
+    """Dice's coefficient of the two outlines is at least this."""
     hd95_mm_max: Millimetres | None = None
+    """The 95th percentile of the distances between both surfaces is at most this."""
     match_mm_max: Millimetres | None = None
     """Two boxes or points show the same finding where their centres lie at most this far apart."""
+    match_iou_min: Annotated[float, Field(gt=0, le=1)] | None = None
+    """Two boxes show the same finding where they share at least this much (intersection over union), instead of
+    `match_mm_max`."""
     f1_min: Fraction | None = None
     """At least this share of the findings is common to both readers (F1: 2 common / (a's + b's))."""
+    surface_dice_min: Fraction | None = None
+    """At least this share of both surfaces lies within `surface_tolerance_mm` of the other (Nikolov et al. 2021)."""
+    surface_tolerance_mm: Millimetres | None = None
+    """How far apart surfaces count as the same; given together with `surface_dice_min`."""
+    volume_difference_max: Fraction | None = None
+    """The volumes differ by at most this share of their mean."""
+    lesion_f1_min: Fraction | None = None
+    """At least this share of the outlined lesions (connected components) is common to both readers; two outlines show
+    the same lesion where they touch."""
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
@@ -191,6 +209,8 @@ class Consensus:
 
     rule: ConsensusRule
     ties: Ties
+    found_by_min: Annotated[int, Field(ge=1)] | None = None
+    """How many readers must have found a box or point for it to count; more than half where it is left out."""
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)

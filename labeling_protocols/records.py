@@ -1,10 +1,15 @@
 """What the store holds, as frozen values: cases, seats, reads, prelabels, disputes, adjudications and truths."""
 
+import re
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
 
 from labeling_protocols.geometry import Geometry
+
+_PLACE = re.compile(r"\{(\d+)\}")
+_IN_A_ROW = re.compile(r"\{\d+\}(?:(?:, | and )\{\d+\})+")
 
 
 class Role(StrEnum):
@@ -161,10 +166,11 @@ class Review:
 
 @dataclass(frozen=True, kw_only=True)
 class PairAgreement:
-    """Agreement of two reads on one structure.
+    """Agreement of two reads on one structure (`agreement.py` says how each number is defined).
 
-    Dice is None where the structure is not outlined; HD95 is None there, and where a reader left the structure out. F1
-    is of boxes and points, None where neither is asked for.
+    Outline numbers are None where the structure is not outlined; distances are None there, and where one reader left
+    the structure out, which counts as a miss. `volume_difference_ml` is a's volume less b's. `f1` and the counts are of
+    findings: boxes and points, and outlined lesions where neither is asked for; None where there are none to count.
     """
 
     structure: str
@@ -173,6 +179,74 @@ class PairAgreement:
     dice: float | None = None
     hd95_mm: float | None = None
     f1: float | None = None
+    iou: float | None = None
+    surface_dice: float | None = None
+    average_surface_distance_mm: float | None = None
+    volume_difference_ml: float | None = None
+    findings_a: int | None = None
+    findings_b: int | None = None
+    findings_matched: int | None = None
+
+    @property
+    def missed(self) -> bool:
+        """Whether one reader outlined what the other left out altogether."""
+        return self.dice is not None and self.hd95_mm is None
+
+
+class LesionKind(StrEnum):
+    OUTLINE = "outline"  # a connected component of what any reader outlined
+    BOX = "box"
+    POINT = "point"
+
+
+@dataclass(frozen=True, kw_only=True)
+class LesionAgreement:
+    """One lesion of a structure as all readers together show it, largest first; `number` counts from 1 in a structure.
+
+    `found_by` are the readers who have it, `volumes_ml` how much each of them outlined of it, and `dice_min` the lowest
+    Dice of any two readers within it, 0 where one of them has nothing there, None for boxes and points.
+    """
+
+    structure: str
+    number: int
+    kind: LesionKind
+    centre_mm_LPS: tuple[float, float, float]
+    found_by: tuple[str, ...]
+    volumes_ml: dict[str, float] = field(default_factory=dict)
+    dice_min: float | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class StructureAgreement:
+    """Agreement of all readers at once on one outlined structure, over the voxels that any of them outlined.
+
+    Fleiss' kappa and Krippendorff's alpha; None where they are not defined (nobody outlined anything, or all did the
+    same everywhere: agreement without anything to measure chance by).
+    """
+
+    structure: str
+    fleiss_kappa: float | None
+    krippendorff_alpha: float | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reason:
+    """Why reads are in dispute, in words; "{0}" stands for the first of `readers`, and so on."""
+
+    text: str
+    readers: tuple[str, ...] = ()
+
+    def said(self, names: Mapping[str, str]) -> str:
+        """The words, with each reader as `names` calls him ("reader B"); "a reader" for one it does not know.
+
+        Readers told in a row stand in the order of their names: the order they are kept in is the same in every case.
+        """
+        called = [names.get(reader, "a reader") for reader in self.readers]
+        for row in _IN_A_ROW.findall(self.text):
+            places = [int(number) for number in _PLACE.findall(row)]
+            for place, name in zip(places, sorted(called[place] for place in places), strict=True):
+                called[place] = name
+        return self.text.format(*called)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -180,31 +254,69 @@ class Verdict:
     """What the reads of a case say together; `reasons` are empty for a consensus."""
 
     pairs: tuple[PairAgreement, ...]
-    reasons: tuple[str, ...]
+    reasons: tuple[Reason, ...]
     severity: float
+    lesions: tuple[LesionAgreement, ...] = ()
+    structures: tuple[StructureAgreement, ...] = ()
 
     @property
     def agreed(self) -> bool:
         return not self.reasons
 
 
+class DisputeState(StrEnum):
+    """Where a dispute stands; `disputes.py` says what leads from one to another."""
+
+    OPEN = "open"
+    CLAIMED = "claimed"  # one adjudicator has it
+    ESCALATED = "escalated"  # waits for the group the protocol names
+    SETTLED = "settled"
+    REOPENED = "reopened"  # was settled, and is open again
+    WITHDRAWN = "withdrawn"  # its reads changed and are no longer in dispute
+
+
 @dataclass(frozen=True, kw_only=True)
 class Dispute:
-    """A case whose reads disagree beyond the protocol's limits and which nobody has settled."""
+    """A case whose reads disagree beyond the protocol's limits.
+
+    `group` names the adjudicators who may take it ("" for any), `holder` who has it, since and until when. `round`
+    counts from 1 and goes up each time it is reopened.
+    """
 
     case: str
     protocol: str
+    state: DisputeState
+    round: int
     reads: tuple[Read, ...]
     verdict: Verdict
     since: datetime
+    group: str = ""
+    holder: str | None = None
+    held_since: datetime | None = None
+    held_until: datetime | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Part:
+    """What a decision takes from where: for the whole case (both None), one structure, or one of its lesions.
+
+    `source` is "reader:<account id>", "consensus:<rule>", "edit:<revision of the adjudicator's edit>", or "none": there
+    is nothing of it.
+    """
+
+    source: str
+    structure: str | None = None
+    lesion: int | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
 class Adjudication:
     """A signed human decision on a dispute.
 
-    `choice` is the pseudonym of the reader whose outline was taken, or 'majority'; `reads` are the ids it was based on;
-    `signature` is the site's Ed25519 signature (hex) over the canonical JSON of all the other fields.
+    `parts` say what was taken from where, `label` is what came of it, `reads` are the ids it was based on and `basis`
+    the digest of what was shown (verdict and labels). `settles` is False for a first of two decisions. `signature` is
+    the site's Ed25519 signature (hex) over the canonical JSON of all the other fields but the id. `choice` says the
+    decision in one word; rows from before parts have nothing else: a reader's pseudonym, or 'majority'.
     """
 
     id: int
@@ -216,6 +328,28 @@ class Adjudication:
     label: str
     created: datetime
     signature: str
+    round: int = 1
+    settles: bool = True
+    parts: tuple[Part, ...] = ()
+    basis: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Edit:
+    """A label an adjudicator draws for his decision, in his viewer.
+
+    Revision 0 is what he began from. `source` is that ("reader:<account id>", "consensus:<rule>" or "none"), and of
+    what he drew "edit:<revision that it began from>".
+    """
+
+    id: int
+    case: str
+    adjudicator: str
+    round: int
+    revision: int
+    source: str
+    label: str
+    created: datetime
 
 
 class Settled(StrEnum):

@@ -7,7 +7,19 @@ import sqlalchemy as sa
 from labeling_protocols import schema
 from labeling_protocols.geometry import Geometry
 from labeling_protocols.protocol import Protocol
-from labeling_protocols.records import Case, PairAgreement, Provenance, Read, Seat, SeatState, Verdict
+from labeling_protocols.records import (
+    Case,
+    LesionAgreement,
+    LesionKind,
+    PairAgreement,
+    Provenance,
+    Read,
+    Reason,
+    Seat,
+    SeatState,
+    StructureAgreement,
+    Verdict,
+)
 
 READ_COLUMNS = ("case", "reader", "protocol_version", "revision", "label", "voxels", "volumes_ml", "created")
 _CASE_COLUMNS = ("id", "protocol", "patient", "image", "modality", "series", "created", "known_truth")
@@ -40,6 +52,11 @@ _of_reader = schema.reads.c.reader == sa.bindparam("of_reader")
 READS_OF_CASE = _reads().where(_of_case).order_by(schema.reads.c.id)
 READS_OF_READER = _reads().where(_of_case, _of_reader).order_by(schema.reads.c.id)
 NEWEST_OF_READER = _reads().where(_of_case, _of_reader).order_by(schema.reads.c.id.desc()).limit(1)
+
+
+def reads_of_cases(cases: sa.Select[Any]) -> sa.Select[Any]:
+    """Reads, as `READS_OF_CASE` has them, of every case that a query selects."""
+    return _reads().where(schema.reads.c.case.in_(cases)).order_by(schema.reads.c.id)
 
 
 CASE = sa.select(schema.cases).where(schema.cases.c.id == sa.bindparam("of_case"))
@@ -99,6 +116,14 @@ def verdict_of(content: dict[str, Any]) -> Verdict:
     """A verdict from the JSON it is kept as."""
     return Verdict(
         pairs=tuple(PairAgreement(**pair) for pair in content["pairs"]),
-        reasons=tuple(content["reasons"]),
+        reasons=tuple(Reason(text=reason["text"], readers=tuple(reason["readers"])) for reason in content["reasons"]),
         severity=content["severity"],
+        lesions=tuple(_lesion(lesion) for lesion in content["lesions"]),
+        structures=tuple(StructureAgreement(**structure) for structure in content["structures"]),
     )
+
+
+def _lesion(content: dict[str, Any]) -> LesionAgreement:
+    x, y, z = content["centre_mm_LPS"]
+    own = {"kind": LesionKind(content["kind"]), "centre_mm_LPS": (x, y, z), "found_by": tuple(content["found_by"])}
+    return LesionAgreement(**{**content, **own})

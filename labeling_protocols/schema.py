@@ -63,6 +63,8 @@ APPEND_ONLY = (
     "shown_prelabels",
     "reviews",
     "adjudications",
+    "reopenings",
+    "edits",
     "audit",
 )
 
@@ -300,6 +302,23 @@ verdicts = Table(
     Column("created", _MOMENT, nullable=False),
 )
 
+# Where each dispute stands, moved in the transaction of each act (`disputes.py`); the audit chain tells the acts.
+disputes = Table(
+    "disputes",
+    metadata,
+    Column("case", ForeignKey("cases.id"), primary_key=True),
+    Column("protocol", String(64), nullable=False),
+    Column("state", String(16), nullable=False),
+    Column("round", Integer, nullable=False, default=1),
+    Column("group", String(64), nullable=False, default=""),
+    Column("since", _MOMENT, nullable=False),
+    Column("holder", ForeignKey("accounts.id")),
+    Column("held_since", _MOMENT),
+    Column("held_until", _MOMENT),
+)
+Index("ix_disputes_state", disputes.c.protocol, disputes.c.state)
+
+# Signed decisions. `parts` say what was taken from where, `basis` is the digest of what was shown. Append-only.
 adjudications = Table(
     "adjudications",
     metadata,
@@ -312,7 +331,40 @@ adjudications = Table(
     Column("label", _DIGEST, nullable=False),
     Column("created", _MOMENT, nullable=False),
     Column("signature", Text, nullable=False),
-    UniqueConstraint("case", "reads"),
+    Column("round", Integer, nullable=False, default=1),
+    Column("settles", Boolean, nullable=False, default=True),
+    Column("parts", JSON, nullable=False, default=list),
+    Column("basis", _DIGEST),
+    UniqueConstraint("case", "round", "adjudicator"),
+)
+
+# A settled dispute opened again, with the reason: the decisions of its `round` and those before count no more.
+# Append-only.
+reopenings = Table(
+    "reopenings",
+    metadata,
+    Column("id", Integer, primary_key=True),
+    Column("case", ForeignKey("cases.id"), nullable=False),
+    Column("round", Integer, nullable=False),
+    Column("actor", String(32), nullable=False),
+    Column("reason", Text, nullable=False),
+    Column("created", _MOMENT, nullable=False),
+    UniqueConstraint("case", "round"),
+)
+
+# What an adjudicator drew in his viewer for a decision; revision 0 is the outline it began from. Append-only.
+edits = Table(
+    "edits",
+    metadata,
+    Column("id", Integer, primary_key=True),
+    Column("case", ForeignKey("cases.id"), nullable=False),
+    Column("adjudicator", ForeignKey("accounts.id"), nullable=False),
+    Column("round", Integer, nullable=False),
+    Column("revision", Integer, nullable=False),
+    Column("source", String(64), nullable=False),
+    Column("label", _DIGEST, nullable=False),
+    Column("created", _MOMENT, nullable=False),
+    UniqueConstraint("case", "adjudicator", "round", "revision"),
 )
 
 # DICOM instances the endpoint acknowledged; the file lies in the site's inbox under its digest.

@@ -117,6 +117,28 @@ def add_place(
     _audit_claim(connection, case.id, place, reader, actor)
 
 
+def add_free(connection: sa.Connection, case: Any, since_version: int, wanted: int) -> None:
+    """Free seats for anybody on a case (its row), so that it has as many as wanted; offered also to who is past it."""
+    known = sa.select(_seats.c.place).where(_seats.c.case == case.id, _seats.c.since_version == since_version)
+    places = connection.execute(known).scalars().all()
+    first = max(places, default=-1) + 1
+    rows = [
+        {
+            "case": case.id,
+            "since_version": since_version,
+            "place": first + number,
+            "protocol": case.protocol,
+            "rank": case.rank,
+            "group": "",
+            "state": SeatState.FREE,
+            "reopened": True,
+        }
+        for number in range(wanted - len(places))
+    ]
+    if rows:
+        connection.execute(sa.insert(_seats), rows)
+
+
 def give_back(connection: sa.Connection, seat: Any, why: Returned, *, reason: str, actor: str, at: datetime) -> None:
     """Free a claimed seat (its row) and remember who had it and why he has it no longer."""
     connection.execute(

@@ -15,7 +15,7 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.exc import IntegrityError
 
-from labeling_protocols import audit, schema, seats, tallies
+from labeling_protocols import audit, dispute_states, schema, seats, tallies
 from labeling_protocols.audit import Action
 from labeling_protocols.blobs import Blobs
 from labeling_protocols.engine import make_engine, upgrade
@@ -295,8 +295,11 @@ class Store:
                 sa.insert(schema.withdrawals).values(read=newest.id, actor=actor, reason=reason.strip(), created=at)
             )
             saving.give_seat(connection, SeatState.CLAIMED, opened=at, lease_until=at + saving.lease)
-            saving.count(connection, -1)
             seats.reopen(connection, case_id)
+            saving.count(connection, -1)
+            dispute_states.after_withdrawal(
+                connection, case_id, asked.protocol, reader, actor=actor, at=at, reason=reason.strip()
+            )
             audit.append(
                 connection,
                 actor=actor,
@@ -406,6 +409,7 @@ def _follow_version(connection: sa.Connection, protocol: Protocol, since_version
     connection.execute(sa.update(table).where(judged_again).values(outcome=full, severity=0.0))
     seats.rebuild(connection, protocol, since_version)
     tallies.recount(connection, protocol.name, since_version)
+    dispute_states.follow_version(connection, protocol.name, actor=_SERVER, at=now())
 
 
 def _same(read: Any, label: str, protocol_version: int) -> bool:

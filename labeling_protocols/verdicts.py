@@ -1,5 +1,6 @@
 """Verdicts as they are kept: which reads were judged, and what was found, in; the row out. A cache over the reads."""
 
+from collections.abc import Iterable
 from dataclasses import asdict
 from typing import Any
 
@@ -40,3 +41,12 @@ def keep_verdict(
             connection.execute(sa.insert(schema.verdicts).values(row))
     except IntegrityError:
         pass  # another process judged the same reads first; the verdict is a function of them
+
+
+def reads_key(ids: Iterable[int]) -> str:
+    """The name of a set of reads, as verdicts and adjudications have it."""
+    return ",".join(str(number) for number in sorted(ids))
+
+
+def reads_of_key(key: str) -> tuple[int, ...]:
+    return tuple(int(number) for number in key.split(","))

@@ -11,17 +11,20 @@ from typing import Any
 import sqlalchemy as sa
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
-from labeling_protocols import audit, schema, tallies
+from labeling_protocols import audit, dispute_states, schema, tallies
+from labeling_protocols.adjudications import adjudication_of_row, reader_taken, signature_holds
 from labeling_protocols.audit import ChainReport
 from labeling_protocols.blobs import Blobs, DamagedBlobError
-from labeling_protocols.contents import Contents, expected, referenced_blobs
+from labeling_protocols.contents import Contents, Expected, expected, referenced_blobs
 from labeling_protocols.engine import snapshot
-from labeling_protocols.records import Adjudication, Outcome, SeatState
+from labeling_protocols.records import DisputeState, Outcome, SeatState
 from labeling_protocols.seats import lock_worklist
-from labeling_protocols.settlement import MAJORITY, signature_holds
-from labeling_protocols.store import Store
+from labeling_protocols.store import Store, now
 
 Progress = Callable[[int, int], None]
+
+_A = {kind: f"a {kind}" for kind in ("read", "withdrawal", "reopening")}
+_A |= {kind: f"an {kind}" for kind in ("adjudication", "edit")}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,7 +59,9 @@ def verify(store: Store, public_key: Ed25519PublicKey, progress: Progress = lamb
             *_seats(contents),
             *_counts(contents),
             *_tallies(connection, contents),
+            *_disputes(contents),
             *_adjudications(contents, public_key),
+            *_edits(contents),
             *_entries(connection, contents),
         ]
     if chain.broken is not None:
@@ -67,7 +72,10 @@ def verify(store: Store, public_key: Ed25519PublicKey, progress: Progress = lamb
 
 
 def repair(store: Store) -> None:
-    """Count every case's reads, outcome and severity, its seats' ranks, and the tallies anew; no read is touched."""
+    """Count every case's reads, outcome and severity, its seats' ranks, and the tallies anew; no read is touched.
+
+    A dispute that does not fit its case is put where the case's reads and decisions put it.
+    """
     for protocol in store.protocols():
         with store.writing() as connection:
             lock_worklist(connection, protocol.name)
@@ -81,11 +89,24 @@ def repair(store: Store) -> None:
             contents = Contents(connection)
             for case in contents.cases.values():
                 if case.protocol == protocol.name:
-                    should = expected(contents, case)
-                    if (case.reads, case.outcome, case.severity) != (should.reads, should.outcome, should.severity):
-                        values = {"reads": should.reads, "outcome": should.outcome, "severity": should.severity}
-                        connection.execute(sa.update(cases).where(cases.c.id == case.id).values(values))
+                    _repair_case(connection, contents, case)
             tallies.recount(connection, protocol.name, contents.since_version[protocol.name])
+
+
+def _repair_case(connection: sa.Connection, contents: Contents, case: Any) -> None:
+    table, should = schema.cases, expected(contents, case)
+    outcome, severity = should.outcome, should.severity
+    if _awaits(case, should):
+        outcome, severity = Outcome.UNJUDGED, case.severity
+    if (case.reads, case.outcome, case.severity) != (should.reads, outcome, severity):
+        values = {"reads": should.reads, "outcome": outcome, "severity": severity}
+        connection.execute(sa.update(table).where(table.c.id == case.id).values(values))
+    dispute_states.mend(connection, case, outcome, now())
+
+
+def _awaits(case: Any, should: Expected) -> bool:
+    """Whether a case's verdict is kept and what follows from it is not yet moved, as a crash leaves it."""
+    return bool(case.outcome == Outcome.UNJUDGED and should.outcome is not Outcome.SETTLED and should.judged)
 
 
 def _count(connection: sa.Connection, table: sa.Table) -> int:
@@ -147,8 +168,8 @@ def _counts(contents: Contents) -> Iterator[Finding]:
         should = expected(contents, case)
         if case.reads != should.reads:
             yield Finding(words=f"case {case.id}: counts {case.reads} read(s), has {should.reads}", cache=True)
-        awaits = case.outcome == Outcome.UNJUDGED and should.outcome in (Outcome.AGREED, Outcome.DISPUTED)
-        if case.outcome != should.outcome and not awaits:  # a verdict is kept before the case's outcome is moved
+        awaits = _awaits(case, should)
+        if case.outcome != should.outcome and not awaits:
             yield Finding(words=f"case {case.id}: said to be {case.outcome}, is {should.outcome}", cache=True)
         elif case.severity != should.severity and not awaits:
             words = f"case {case.id}: severity {case.severity:g}, its verdict's is {should.severity:g}"
@@ -168,22 +189,54 @@ def _tallies(connection: sa.Connection, contents: Contents) -> Iterator[Finding]
                 yield Finding(words=f"{name}: the tally of {kind}{of} is {found}, counted {should}", cache=True)
 
 
+def _disputes(contents: Contents) -> Iterator[Finding]:
+    """A dispute stands as its case's reads and decisions put it, in a round no decision is beyond."""
+    rounds: dict[str, int] = {}
+    for row in contents.adjudications:
+        rounds[row.case] = max(row.round, rounds.get(row.case, 0))
+    for case in contents.cases.values():
+        if case.protocol not in contents.protocols:
+            continue  # told of already
+        row, should = contents.disputes.get(case.id), expected(contents, case)
+        outcome = Outcome.UNJUDGED if _awaits(case, should) else should.outcome
+        state = DisputeState(row.state) if row is not None else None
+        if not dispute_states.fits(outcome, state):
+            yield Finding(words=f"case {case.id}: {outcome}, and its dispute is {state or 'missing'}", cache=True)
+        if row is not None and (state is DisputeState.CLAIMED) != (row.holder is not None):
+            yield Finding(words=f"case {case.id}: its dispute is {state}, and its holder is {row.holder}")
+        if row is not None and row.round < rounds.get(case.id, 0):
+            words = f"case {case.id}: its dispute is in round {row.round}, decided in round {rounds[case.id]}"
+            yield Finding(words=words)
+
+
 def _adjudications(contents: Contents, public_key: Ed25519PublicKey) -> Iterator[Finding]:
     known = {read.id: read for read in contents.reads}
     for row in contents.adjudications:
         where = f"adjudication {row.id} of case {row.case}"
-        ids = tuple(int(number) for number in row.reads.split(","))
-        if not signature_holds(Adjudication(**{**row._mapping, "reads": ids}), public_key):
+        decision = adjudication_of_row(dict(row._mapping))
+        if not signature_holds(decision, public_key):
             yield Finding(words=f"{where}: the signature is not over what stands there, or by another key")
-        reads = [known[number] for number in ids if number in known]
-        if len(reads) < len(ids) or any(read.case != row.case for read in reads):
+        reads = [known[number] for number in decision.reads if number in known]
+        if len(reads) < len(decision.reads) or any(read.case != row.case for read in reads):
             yield Finding(words=f"{where}: decides between reads that are not there or of another case")
-        elif row.choice != MAJORITY and row.label not in {read.label for read in reads if read.reader == row.choice}:
+            continue
+        reader = reader_taken(decision)
+        if reader is not None and row.label not in {read.label for read in reads if read.reader == reader}:
             yield Finding(words=f"{where}: its label is not that of the reader it chose")
 
 
+def _edits(contents: Contents) -> Iterator[Finding]:
+    revisions: dict[tuple[str, str, int], list[int]] = {}
+    for edit in contents.edits:
+        revisions.setdefault((edit.case, edit.adjudicator, edit.round), []).append(edit.revision)
+    for (case, adjudicator, _), found in revisions.items():
+        if found != list(range(len(found))):
+            shown = ", ".join(map(str, found[:8]))
+            yield Finding(words=f"case {case}: the edits of adjudicator {adjudicator} are {shown}, not 0 and on")
+
+
 def _entries(connection: sa.Connection, contents: Contents) -> Iterator[Finding]:
-    """Each read, withdrawal and adjudication has its entry in the chain, and the chain tells of no other."""
+    """Each read, withdrawal, decision, reopening and edit has its entry in the chain, which tells of no other."""
     told, begun = contents.told(connection)
     by_id = {read.id: read for read in contents.reads}
     done: Counter[tuple[Any, ...]] = Counter()
@@ -201,10 +254,14 @@ def _entries(connection: sa.Connection, contents: Contents) -> Iterator[Finding]
         done["adjudication", row.case, row.reads, row.label, row.signature] += 1
         if begun is None or row.created < begun:
             older.add(("adjudication", row.case, row.reads, row.label, row.signature))
+    for row in contents.reopenings:
+        done["reopening", row.case, row.round] += 1
+    for row in contents.edits:
+        done["edit", row.case, row.adjudicator, row.round, row.revision, row.label] += 1
     for key in sorted((done - told).keys() - older, key=str):
         yield Finding(words=f"{key[0]} of case {key[1]} ({_shown(key)}) has no entry in the audit chain")
     for key in sorted((told - done).keys(), key=str):
-        yield Finding(words=f"the audit chain tells of a {key[0]} of case {key[1]} ({_shown(key)}) that is not there")
+        yield Finding(words=f"the audit chain tells of {_A[key[0]]} of case {key[1]} ({_shown(key)}) that is not there")
 
 
 def _shown(key: tuple[Any, ...]) -> str:

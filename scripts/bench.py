@@ -25,6 +25,7 @@ sys.path.insert(0, str(ROOT))
 import nibabel as nib  # noqa: E402
 import numpy as np  # noqa: E402
 import SimpleITK as sitk  # noqa: E402
+from bench_agreement import agreement_rows  # noqa: E402
 from bench_store import store_rows  # noqa: E402
 from measuring import Row, compare  # noqa: E402
 from rich.console import Console  # noqa: E402
@@ -32,7 +33,7 @@ from rich.table import Table  # noqa: E402
 
 from apps.accounts import Accounts  # noqa: E402
 from apps.settings import make_site  # noqa: E402
-from labeling_protocols.agreement import assess  # noqa: E402
+from labeling_protocols.assessment import assess  # noqa: E402
 from labeling_protocols.consensus import majority  # noqa: E402
 from labeling_protocols.geometry import Volume  # noqa: E402
 from labeling_protocols.label import Label  # noqa: E402
@@ -77,6 +78,11 @@ def store(arguments: argparse.Namespace) -> list[Row]:
     """The store among 20,000 cases beside itself among ten; saving, reading and weighing a label beside its peers."""
     small = {"shape_ZYX": (24, 64, 64), "repeats": 2} if arguments.quick else {}
     return store_rows(cases=arguments.cases or 20_000, **small)
+
+
+def agreement(arguments: argparse.Namespace) -> list[Row]:
+    """Consensus and agreement of several readers of one large volume, beside SimpleITK and MONAI."""
+    return agreement_rows(**({"shape_ZYX": (24, 64, 64), "repeats": 2} if arguments.quick else {}))
 
 
 def parts() -> list[Row]:
@@ -160,7 +166,11 @@ def _data() -> Path | None:
     return folder if folder.is_dir() else None
 
 
-BENCHMARKS: dict[str, Callable[[argparse.Namespace], list[Row]]] = {"loop": loop, "store": store}
+BENCHMARKS: dict[str, Callable[[argparse.Namespace], list[Row]]] = {
+    "agreement": agreement,
+    "loop": loop,
+    "store": store,
+}
 
 if __name__ == "__main__":
     raise SystemExit(main())

@@ -254,14 +254,14 @@ class Demo:
         disputes = listed["disputes"]
         with bars() as bar:
             for dispute in bar.track(disputes, description="disputes"):
-                self.settle(session, dispute["case"], references)
+                self.settle(session, dispute["case"], references, passwords["adjudicator"])
         self.report["disputes"] = len(disputes)
         self.report["adjudications"] = len(disputes)
         left = self.answer(session.get(f"{self.server}/review/api/disputes", params={"protocol": PROTOCOL}))
         if left["disputes"]:
             raise DemoError(f"adjudicate: {len(left['disputes'])} disputes are still open")
 
-    def settle(self, session: requests.Session, case: str, references: dict[str, Pair]) -> None:
+    def settle(self, session: requests.Session, case: str, references: dict[str, Pair], password: str) -> None:
         detail = self.answer(session.get(f"{self.server}/review/api/disputes/{case}"))
         image = self.fetch_volume(session, detail["image"])
         reference = read_volume(references[fingerprint(image.array_ZYX)].label).array_ZYX
@@ -271,7 +271,7 @@ class Demo:
         }
         choice = max(scores, key=lambda letter: scores[letter])
         rationale = "Simulated adjudicator: this outline follows the reference more closely."
-        body = {"choice": choice, "rationale": rationale}
+        body = {"choice": choice, "rationale": rationale, "password": password}
         self.answer(session.post(f"{self.server}/review/api/disputes/{case}", json=body))
 
     def train(self, site: Site, passwords: dict[str, str]) -> None:

@@ -9,7 +9,8 @@ from fastapi.responses import FileResponse, Response
 
 from apps.annotation import label_params
 from apps.annotation.calling import calling
-from apps.annotation.dependencies import Anyone, Overread, Reader
+from apps.annotation.dependencies import Anyone, Drawer, Overread
+from apps.annotation.edits import go_on
 from apps.annotation.label_params import as_params
 from apps.annotation.listing import IMAGE_SUFFIX
 from apps.annotation.saving import Upload, save
@@ -77,16 +78,17 @@ def save_label(
     request: Request,
     image: str,
     label: Annotated[UploadFile, File()],
-    caller: Reader,
+    caller: Drawer,
     overread: Overread,
     params: Annotated[str, Form(description=label_params.__doc__ or "")] = "{}",
     tag: str = "",
 ) -> dict[str, Any]:
     """Keep a label as the caller's next revision; it is durable before this answers.
 
+    An adjudicator's becomes the next revision of the edit that he began on the dispute's review page, never a read.
     Whether readers agree is judged elsewhere and later, so that no answer's time tells a reader who came last.
     """
-    read, version = save(
+    saved = save(
         overread.store,
         overread.reads.visible,
         caller.account,
@@ -96,7 +98,8 @@ def save_label(
         params=params_of(params),
         client=request.headers.get("user-agent") or _DEFAULT_CLIENT,
     )
-    return {"image": read.case, "label": read.case, "revision": read.revision, "version": version}
+    version = {} if saved.version is None else {"version": saved.version}
+    return {"image": saved.case, "label": saved.case, "revision": saved.revision, **version}
 
 
 @router.head("/label")
@@ -108,7 +111,10 @@ def check_label(label: str, caller: Anyone, overread: Overread, tag: str = "") -
 
 @router.get("/label")
 def download_label(label: str, caller: Anyone, overread: Overread, tag: str = "") -> Response:
-    """The caller's own read, a truth or another reader's for those who may see them, or the prelabel (`original`)."""
+    """The caller's own read, a truth or another reader's for those who may see them, or the prelabel (`original`).
+
+    Of a dispute that the caller edits it is the edit, as `final` and as `original`.
+    """
     case = overread.store.case(label)
     _renew(overread, case, caller)
     stored = _stored(overread, case, tag, caller)
@@ -139,6 +145,7 @@ def _image(overread: Overread, case: Case) -> Response:
 
 
 def _renew(overread: Overread, case: Case, caller: Caller) -> None:
-    """A reader who fetches something of a case works on it: the seat is held for longer."""
+    """Who fetches something of a case works on it: a seat, or a dispute he has, is held for longer."""
+    go_on(overread.store, caller.account, case.id)
     if caller.has(Role.READER):
         worklist.renew(overread.store, case.id, caller.account.id)

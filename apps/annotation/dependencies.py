@@ -12,6 +12,8 @@ from labeling_protocols.records import Role
 
 Anyone = Annotated[Caller, requires()]
 Reader = Annotated[Caller, requires(Role.READER)]
+# Who draws: readers their reads, and those who adjudicate what they edit for a decision.
+Drawer = Annotated[Caller, requires(Role.READER, Role.ADJUDICATOR, Role.ADMINISTRATOR)]
 Worker = Annotated[Caller, requires(Role.READER, Role.ADJUDICATOR, Role.ENGINEER, Role.ADMINISTRATOR)]
 Adjudicator = Annotated[Caller, requires(Role.ADJUDICATOR, Role.ADMINISTRATOR)]
 Engineer = Annotated[Caller, requires(Role.ENGINEER, Role.ADMINISTRATOR)]

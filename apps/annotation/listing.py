@@ -10,12 +10,13 @@ from typing import Any
 
 import sqlalchemy as sa
 
+from apps.annotation.edits import open_edits
 from apps.annotation.visible import (
     FINAL,
-    FINISHED,
     LABEL_SUFFIX,
     ORIGINAL,
     counted,
+    edit_info,
     label_info,
     label_names,
     names_present,
@@ -24,6 +25,7 @@ from apps.annotation.visible import (
     spoken_reader,
 )
 from labeling_protocols import schema, settlement
+from labeling_protocols.blinding import FINISHED
 from labeling_protocols.protocol import PrelabelPolicy
 from labeling_protocols.protocol_parts import BlindingLifts
 from labeling_protocols.pseudonyms import keyed_order
@@ -33,6 +35,7 @@ from labeling_protocols.store import Asked, Store
 
 IMAGE_SUFFIX = ".nii.gz"
 
+_EDITED = (ORIGINAL, FINAL)  # what an edit takes the place of
 _ENCODE = json.JSONEncoder(separators=(",", ":")).encode
 
 Labels = dict[str, dict[str, Any]]  # monailabel's info of each label, by tag
@@ -57,10 +60,15 @@ def entries(store: Store, secret: bytes, account: Account, *, prelabels: bool = 
             read = None
         else:
             versions, read = _own(store, account, asked)
+        edited = open_edits(store, protocol.name, account)
         originals = _originals(store, account, asked, read) if prelabels else {}
         for row in _cases(store, protocol.name):
             original = {ORIGINAL: _original(store, asked, originals[row.id])} if row.id in originals else {}
-            yield Entry(case=row.id, image=image_info(row), labels={**original, **versions(row)})
+            labels = {**original, **versions(row)}
+            if row.id in edited:
+                info = edit_info(store, account, store.case(row.id), edited[row.id])
+                labels = {ORIGINAL: info, FINAL: info, **{tag: x for tag, x in labels.items() if tag not in _EDITED}}
+            yield Entry(case=row.id, image=image_info(row), labels=labels)
 
 
 def as_object(entry: Entry) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""One save from a viewer: an uploaded file and what is said beside it in, the caller's next revision out.
+"""One save from a viewer: an uploaded file and what is said beside it in, the next revision of a read or an edit out.
 
 A viewer sends what it can draw: 3D Slicer outlines in one file and boxes in another, and no answers. What a save does
 not speak of is therefore taken over from the caller's newest revision, so that no save takes anything away unsaid.
@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from apps.annotation.edits import begun, edits_instead, save_edit
 from apps.annotation.label_params import LabelParams, label_params_of
 from apps.annotation.label_values import in_protocol_values, label_info_of
 from apps.annotation.visible import FINAL, ORIGINAL, RefusedError, Visible, version_number
@@ -39,6 +40,15 @@ class Upload:
     name: str
 
 
+@dataclass(frozen=True, kw_only=True)
+class Saved:
+    """What was kept; `version` is which of the caller's versions a read is, None for an edit."""
+
+    case: str
+    revision: int
+    version: int | None = None
+
+
 def save(
     store: Store,
     visible: Visible,
@@ -49,10 +59,11 @@ def save(
     tag: str = "",
     params: Mapping[str, Any],
     client: str,
-) -> tuple[Read, int]:
-    """Keep a label as the caller's next revision, and say which version it is.
+) -> Saved:
+    """Keep a label as the caller's next revision of his read, or of the edit that he began of a dispute.
 
-    Raises `RefusedError`, `VersionError`, `LabelError`, `UnreadableVolumeError` or `SeatError`, having stored nothing.
+    Raises `RefusedError`, `VersionError`, `LabelError`, `UnreadableVolumeError`, `SeatError` or `EditError`, having
+    stored nothing.
     """
     if tag == ORIGINAL:
         raise RefusedError("a prelabel is what this server's model proposed; a viewer cannot save one.")
@@ -61,6 +72,8 @@ def save(
         raise LabelError(f"unknown tag; save without a tag, as {FINAL} or as your next version. Nothing was saved.")
     case = store.case(case_id)
     said = label_params_of(params)
+    if edits_instead(store, account, case):
+        return _save_edit(store, account, case, upload, number, params, client)
     newest = visible.newest_own(account, case)
     drawn = _drawn(store.protocol(case.protocol), case, upload, params)
     label = _with_what_was_said(drawn, said, store.label(newest.label) if newest else None, upload)
@@ -73,7 +86,25 @@ def save(
         provenance=Provenance(client=client, seconds=said.seconds),
     )
     kept = [found.id for found in visible.versions(account, case)]
-    return read, kept.index(read.id) + 1
+    return Saved(case=read.case, revision=read.revision, version=kept.index(read.id) + 1)
+
+
+def _save_edit(
+    store: Store,
+    account: Account,
+    case: Case,
+    upload: Upload,
+    number: int | None,
+    params: Mapping[str, Any],
+    client: str,
+) -> Saved:
+    if number is not None:
+        raise VersionError("versions are readers' reads; save your edit without a tag. Nothing was saved.")
+    known = store.label(begun(store, account, case).label)
+    drawn = _drawn(store.protocol(case.protocol), case, upload, params)
+    label = _with_what_was_said(drawn, label_params_of(params), known, upload)
+    edit = save_edit(store, account, case, label, client)
+    return Saved(case=edit.case, revision=edit.revision)
 
 
 def _drawn(protocol: Protocol, case: Case, upload: Upload, params: Mapping[str, Any]) -> Label:

@@ -1,8 +1,9 @@
 """Which label of a case a caller may see under which of monailabel's tags: account, case and tag in, a label out.
 
-`original` is the prelabel, where the protocol shows it. `final` is the truth for those who may see truths, for others
-their own newest read. `version_N` is the N-th of the caller's own revisions; for those who may see truths it is the
-N-th reader's newest read, in an order that the site's key draws for each case.
+Of a dispute that the caller edits, `original` and `final` are his edit. Otherwise `original` is the prelabel, where the
+protocol shows it, and `final` the truth for those who may see truths, for others their own newest read. `version_N` is
+the N-th of the caller's own revisions; for those who may see truths it is the N-th reader's newest read, in an order
+that the site's key draws for each case.
 """
 
 import re
@@ -12,12 +13,13 @@ from typing import Any
 
 import sqlalchemy as sa
 
+from apps.annotation.edits import edit_of
 from labeling_protocols import schema, seats, settlement
+from labeling_protocols.blinding import lifted
 from labeling_protocols.label_codec import encode_label
 from labeling_protocols.protocol import PrelabelPolicy, Protocol
-from labeling_protocols.protocol_parts import BlindingLifts
 from labeling_protocols.pseudonyms import keyed_order
-from labeling_protocols.records import Account, Case, Outcome, Prelabel, Read, Review, Role, Truth
+from labeling_protocols.records import Account, Case, Edit, Prelabel, Read, Review, Role, Truth
 from labeling_protocols.reviews import newest_reviews
 from labeling_protocols.rows import by_structure
 from labeling_protocols.store import Store, UnknownError
@@ -25,7 +27,6 @@ from labeling_protocols.store import Store, UnknownError
 ORIGINAL = "original"
 FINAL = "final"
 LABEL_SUFFIX = ".nrrd"
-FINISHED = (Outcome.AGREED, Outcome.SETTLED)
 
 _VERSION = re.compile(r"version_([1-9][0-9]{0,5})")
 _SEES_TRUTH = (Role.ADJUDICATOR, Role.ENGINEER, Role.ADMINISTRATOR)
@@ -53,6 +54,9 @@ class Visible:
 
     def label(self, account: Account, case: Case, tag: str) -> StoredLabel | None:
         """The label of this tag, None where there is none; raises `UnknownError` or, for prelabels, `RefusedError`."""
+        edit = edit_of(self._store, account, case) if tag in ("", FINAL, ORIGINAL) else None
+        if edit is not None:
+            return StoredLabel(digest=edit.label, info=edit_info(self._store, account, case, edit))
         if tag == ORIGINAL:
             return self._original(account, case)
         if tag in ("", FINAL):
@@ -123,20 +127,11 @@ class Visible:
         if sees_truth(account):
             return settlement.truth(self._store, case.id)
         # Nothing is judged here: how long that takes would tell a reader that all have read and do not agree.
-        return settlement.truth(self._store, case.id) if self._lifted(account, case) else None
-
-    def _lifted(self, account: Account, case: Case) -> bool:
-        """Whether blinding is over for this reader of the case."""
-        protocol = self._store.protocol(case.protocol)
-        if protocol.blinding.lifts is not BlindingLifts.WHEN_SETTLED or self.newest_own(account, case) is None:
-            return False
-        table = schema.cases
-        with self._store.engine.connect() as connection:
-            return connection.execute(sa.select(table.c.outcome).where(table.c.id == case.id)).scalar() in FINISHED
+        return settlement.truth(self._store, case.id) if lifted(self._store, account.id, case.id) else None
 
     def _version(self, account: Account, case: Case, number: int, read: Read) -> StoredLabel:
         about: dict[str, Any] = {"version": number, "client_id": spoken_reader(account, number)}
-        if sees_truth(account) or self._lifted(account, case):
+        if sees_truth(account) or lifted(self._store, account.id, case.id):
             review = newest_reviews(self._store, [read.id]).get(read.id)
             if review is not None:
                 about["segmentationMeta"] = segmentation_meta(review, self._reviewer(account, review))
@@ -167,6 +162,13 @@ def version_number(tag: str) -> int | None:
 def spoken_reader(account: Account, number: int) -> str:
     """Who made a version, in the field where 3D Slicer's Reviewer expects an annotator's name."""
     return f"reader {number}" if sees_truth(account) else account.name
+
+
+def edit_info(store: Store, account: Account, case: Case, edit: Edit) -> dict[str, Any]:
+    """What is told of an edit; nothing of whose outline it began from."""
+    voxels = by_structure(store.protocol(case.protocol), encode_label(store.label(edit.label)).voxels)
+    names = names_present(store.protocol(case.protocol), voxels)
+    return label_info(case.id, {**label_names(names), "client_id": account.name})
 
 
 def label_names(names: Mapping[str, int]) -> dict[str, Any]:

@@ -6,7 +6,7 @@ from fastapi import APIRouter, Body
 from pydantic import BaseModel, ConfigDict, Field
 
 from apps.annotation.calling import calling
-from apps.annotation.dependencies import Overread, Reader
+from apps.annotation.dependencies import Drawer, Overread, Reader
 from labeling_protocols import worklist
 from labeling_protocols.store import UnknownError
 
@@ -23,9 +23,12 @@ class Skip(BaseModel):
 
 @router.post("/activelearning/{strategy}")
 def next_sample(
-    strategy: str, caller: Reader, overread: Overread, params: Annotated[dict[str, Any] | None, Body()] = None
+    strategy: str, caller: Drawer, overread: Overread, params: Annotated[dict[str, Any] | None, Body()] = None
 ) -> dict[str, Any]:
-    """The caller's next case, or `{}` when nothing is left: viewers show their own words for that."""
+    """The caller's next case, or `{}` when nothing is left: viewers show their own words for that.
+
+    An adjudicator's is the case he edits for a decision; one who is no reader has no other.
+    """
     task = overread.strategy(strategy)
     if task is None:
         raise UnknownError("unknown strategy; expected worklist")

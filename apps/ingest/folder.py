@@ -101,7 +101,7 @@ def _items(store: Store, site: Site, path: Path, protocol: Protocol) -> list[_It
     for series in scan(file for file in files if file not in units):
         where = f"{series.files[0].relative_to(base)} ({series.kind}, {len(series.files)} file(s))"
         items.append(
-            _Item(where=where, add=lambda series=series: _add_series(store, site, series, protocol))  # type: ignore[misc]
+            _Item(where=where, add=lambda series=series: add_series(store, site, series, protocol))  # type: ignore[misc]
         )
     return items
 
@@ -141,13 +141,19 @@ def add_volume(store: Store, site: Site, path: Path, unit: str, protocol: Protoc
     return case.id, is_new
 
 
-def _add_series(store: Store, site: Site, files: SeriesFiles, protocol: Protocol) -> tuple[str, bool]:
+def add_series(
+    store: Store, site: Site, files: SeriesFiles, protocol: Protocol, series: Series | None = None
+) -> tuple[str, bool]:
+    """Make a DICOM series a case: its id, and whether it is new; `series` is what was read of its files already.
+
+    Raises `SeriesError`, having kept nothing.
+    """
     if files.modality not in protocol.modality:
         raise SeriesError(
             f"{files.kind} of modality {files.modality or 'unknown'};"
             f" protocol {protocol.name} labels {', '.join(protocol.modality)}"
         )
-    series = read_series(files.files)
+    series = series or read_series(files.files)
     if any(str(source.get("BurnedInAnnotation", "")).upper() == "YES" for source in series.sources):
         raise SeriesError("its pixels are said to hold burned-in text (Burned In Annotation is YES); not taken in")
     _archive(site, files, series)

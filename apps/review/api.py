@@ -1,26 +1,36 @@
-"""Disputes and decisions as JSON and volume files, for the adjudicator's page and for programs."""
+"""Disputes and decisions as JSON, for the adjudicator's page and for programs."""
 
-from typing import Annotated, Any
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from typing import Annotated, Any, Self
 
-from fastapi import APIRouter, Depends, Request
-from fastapi.responses import FileResponse, Response
-from pydantic import BaseModel, ConfigDict, Field
+from fastapi import APIRouter, Depends, HTTPException, Request
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+from starlette.concurrency import run_in_threadpool
 
-from apps.identity import Caller, Means, requires
+from apps.identity import Caller, Identities, Means, requires
 from apps.review.disputes import (
-    MAJORITY,
     AgreementRow,
     ShownDispute,
+    edit_shown,
     find_dispute,
     focus_mm_RAS,
-    majority_of,
-    open_disputes,
+    held_words,
+    listed,
+    parts_of,
+    queue_of,
+    require_not_own,
 )
+from apps.review.signing import needs_password, require_signature
 from apps.settings import Site
-from labeling_protocols import settlement
-from labeling_protocols.records import Role
-from labeling_protocols.store import Store, UnknownError
-from labeling_protocols.volumes import volume_bytes
+from labeling_protocols import disputes as acts
+from labeling_protocols import edits, settlement
+from labeling_protocols.adjudications import adjudicate
+from labeling_protocols.dispute_states import UNSETTLED, Standing, TakenError, taken_words
+from labeling_protocols.protocol_parts import ConsensusRule
+from labeling_protocols.records import DisputeState, LesionAgreement, Role
+from labeling_protocols.store import Store
 
 router = APIRouter(prefix="/review")
 
@@ -29,7 +39,19 @@ _MEANS = (Means.TOKEN, Means.COOKIE)
 Adjudicator = Annotated[Caller, requires(Role.ADJUDICATOR, Role.ADMINISTRATOR, means=_MEANS)]
 Lead = Annotated[Caller, requires(Role.ADJUDICATOR, Role.ADMINISTRATOR, Role.ENGINEER, means=_MEANS)]
 
-_FILE = {"Cache-Control": "private, no-store"}
+_NUMBERS = (
+    "structure",
+    "dice",
+    "iou",
+    "surface_dice",
+    "hd95_mm",
+    "average_surface_distance_mm",
+    "volume_difference_ml",
+    "f1",
+    "findings_a",
+    "findings_b",
+    "findings_matched",
+)
 
 
 def _store(request: Request) -> Store:
@@ -42,8 +64,14 @@ def _site(request: Request) -> Site:
     return site
 
 
+def _identities(request: Request) -> Identities:
+    identities: Identities = request.app.state.identities
+    return identities
+
+
 TheStore = Annotated[Store, Depends(_store)]
 TheSite = Annotated[Site, Depends(_site)]
+TheIdentities = Annotated[Identities, Depends(_identities)]
 
 
 def _dispute(case: str, caller: Adjudicator, store: TheStore, site: TheSite) -> ShownDispute:
@@ -53,51 +81,137 @@ def _dispute(case: str, caller: Adjudicator, store: TheStore, site: TheSite) -> 
 TheDispute = Annotated[ShownDispute, Depends(_dispute)]
 
 
-class Decision(BaseModel):
-    """What an adjudicator decides: a reader's letter, or 'majority', and why."""
-
+class _Asked(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
-    choice: Annotated[str, Field(max_length=16)]
+
+class DecisionPart(_Asked):
+    """What is taken for a structure or one of its lesions; without either, for the whole case."""
+
+    structure: Annotated[str | None, Field(max_length=64)] = None
+    lesion: Annotated[int | None, Field(ge=1, le=100_000)] = None
+    take: Annotated[str, Field(max_length=16)]
+
+
+class Decision(_Asked):
+    """What an adjudicator decides, why, and his password: one choice for the whole case, or parts.
+
+    A choice is a reader's letter, a consensus rule, "edit" (his own) or "none".
+    """
+
+    choice: Annotated[str | None, Field(max_length=16)] = None
+    parts: Annotated[list[DecisionPart] | None, Field(max_length=1000)] = None
     rationale: Annotated[str, Field(max_length=10_000)]
+    password: Annotated[str, Field(max_length=1000, repr=False)] = ""
+
+    @model_validator(mode="after")
+    def _one_of_both(self) -> Self:
+        if (self.choice is None) == (self.parts is None):
+            raise ValueError("give either a choice or parts")
+        return self
+
+    @property
+    def taken(self) -> list[tuple[str | None, int | None, str]]:
+        if self.parts is None:
+            return [(None, None, self.choice or "")]
+        return [(part.structure, part.lesion, part.take) for part in self.parts]
+
+
+class Reasoned(_Asked):
+    """An act that needs a reason."""
+
+    reason: Annotated[str, Field(max_length=1000, pattern=r"^[^\x00]*$")]
+
+
+class Taken(_Asked):
+    """What an edit begins from: a reader's letter, a consensus rule, or "none"."""
+
+    take: Annotated[str, Field(max_length=16)]
 
 
 @router.get("/api/disputes")
-def disputes(caller: Adjudicator, store: TheStore, protocol: str | None = None) -> dict[str, Any]:
-    """The open disputes, worst first."""
-    names = [store.protocol(protocol).name] if protocol else [known.name for known in store.protocols()]
-    listed, hidden = [], 0
-    for name in names:
-        found, mine = open_disputes(store, name, caller.account)
-        listed += found
-        hidden += mine
-    listed.sort(key=lambda dispute: (-dispute.verdict.severity, dispute.case))
+def disputes(
+    caller: Adjudicator,
+    store: TheStore,
+    site: TheSite,
+    identities: TheIdentities,
+    protocol: str | None = None,
+    state: DisputeState | None = None,
+) -> dict[str, Any]:
+    """The disputes that nobody settled, or those of one state, worst first."""
+    known = {one.name: one for one in ([store.protocol(protocol)] if protocol else store.protocols())}
+    queue = queue_of(store, list(known), caller.account, UNSETTLED if state is None else (state,))
+    names = adjudicator_names(identities)
     return {
         "disputes": [
-            {
-                "case": dispute.case,
-                "protocol": dispute.protocol,
-                "severity": dispute.verdict.severity,
-                "reasons": dispute.verdict.reasons,
-            }
-            for dispute in listed
+            listed(site.secret, known[dispute.protocol], dispute, caller.account, names) for dispute in queue.disputes
         ],
-        "kept_from_you": hidden,
+        "kept_from_you": queue.kept_from_you,
+        "counts": settlement.counts(store, known),
     }
 
 
 @router.get("/api/disputes/{case}")
-def dispute_detail(dispute: TheDispute, caller: Adjudicator, store: TheStore) -> dict[str, Any]:
+def dispute_detail(
+    dispute: TheDispute, caller: Adjudicator, store: TheStore, identities: TheIdentities
+) -> dict[str, Any]:
     """All that the page shows: addresses of the image and of each read, agreement, and where to look first."""
-    return detail(store, dispute)
+    return detail(store, identities, dispute, caller)
 
 
 @router.post("/api/disputes/{case}")
-def settle(
-    decision: Decision, dispute: TheDispute, caller: Adjudicator, store: TheStore, site: TheSite
+async def settle(
+    request: Request, decision: Decision, dispute: TheDispute, caller: Adjudicator, store: TheStore, site: TheSite
 ) -> dict[str, Any]:
-    """Settle a dispute by a decision signed with the site's key."""
-    return decide(store, site, dispute, caller, decision)
+    """Decide on a dispute, signed with the adjudicator's password and the site's key."""
+    await require_signature(request, caller, decision.password)
+    return await run_in_threadpool(decide, store, site, _identities(request), dispute, caller, decision)
+
+
+@router.post("/api/disputes/{case}/claim")
+def claim(dispute: TheDispute, caller: Adjudicator, store: TheStore, identities: TheIdentities) -> dict[str, Any]:
+    """Take a dispute, or keep it for longer."""
+    with holders_named(identities):
+        return _standing(acts.claim(store, dispute.case.id, caller.account.id), caller, identities)
+
+
+@router.post("/api/disputes/{case}/release")
+def release(dispute: TheDispute, caller: Adjudicator, store: TheStore, identities: TheIdentities) -> dict[str, Any]:
+    """Give a dispute back undecided."""
+    with holders_named(identities):
+        return _standing(acts.release(store, dispute.case.id, caller.account.id), caller, identities)
+
+
+@router.post("/api/disputes/{case}/escalate")
+def escalate(
+    asked: Reasoned, dispute: TheDispute, caller: Adjudicator, store: TheStore, identities: TheIdentities
+) -> dict[str, Any]:
+    """Hand a dispute to the group that the protocol escalates to."""
+    with holders_named(identities):
+        found = acts.escalate(store, dispute.case.id, caller.account.id, asked.reason)
+    return _standing(found, caller, identities)
+
+
+@router.post("/api/disputes/{case}/reopen")
+def reopen(
+    case: str, asked: Reasoned, caller: Adjudicator, store: TheStore, identities: TheIdentities
+) -> dict[str, Any]:
+    """Open a settled dispute again."""
+    store.case(case)
+    require_not_own(store, case, caller.account)
+    found = acts.reopen(store, case, caller.account.id, asked.reason)
+    settlement.settle(store, case)
+    return _standing(acts.standing_over(store, case) or found, caller, identities)
+
+
+@router.post("/api/disputes/{case}/edit")
+def edit(
+    asked: Taken, dispute: TheDispute, caller: Adjudicator, store: TheStore, identities: TheIdentities
+) -> dict[str, Any]:
+    """Begin an edit, which claims the dispute: the case comes to the adjudicator's own viewer."""
+    with holders_named(identities):
+        begin_edit(store, dispute, caller, asked.take)
+    return {"case": dispute.case.id, "edit": edit_shown(store, dispute, caller.account)}
 
 
 @router.get("/api/progress")
@@ -110,82 +224,121 @@ def progress(caller: Lead, store: TheStore, protocol: str | None = None) -> dict
     }
 
 
-@router.get("/disputes/{case}/image.nii.gz")
-def image_file(dispute: TheDispute, caller: Adjudicator, store: TheStore) -> Response:
-    return FileResponse(store.image_path(dispute.case), media_type="application/gzip", headers=_FILE)
-
-
-@router.get("/disputes/{case}/reader-{letter}.nii.gz")
-def reader_file(letter: str, dispute: TheDispute, caller: Adjudicator, store: TheStore) -> Response:
-    if letter not in dispute.reads:
-        raise UnknownError(f"no such reader; this case has {', '.join(dispute.reads)}")
-    label = store.label(dispute.reads[letter].label).volume()
-    return Response(volume_bytes(label, ".nii.gz"), media_type="application/gzip", headers=_FILE)
-
-
-@router.get("/disputes/{case}/majority.nii.gz")
-def majority_file(dispute: TheDispute, caller: Adjudicator, store: TheStore) -> Response:
-    content = volume_bytes(majority_of(store, dispute), ".nii.gz")
-    return Response(content, media_type="application/gzip", headers=_FILE)
-
-
-def detail(store: Store, dispute: ShownDispute) -> dict[str, Any]:
+def detail(store: Store, identities: Identities, dispute: ShownDispute, caller: Caller) -> dict[str, Any]:
     """A dispute for a page or a program, without a word on who the readers are or when they read."""
     folder = f"/review/disputes/{dispute.case.id}"
-    volumes = dispute.volumes_ml()
+    volumes, rule = dispute.volumes_ml(), dispute.protocol.adjudication
+    rules = {name: f"{folder}/consensus-{name}.nii.gz" for name in ConsensusRule}
     return {
-        "case": dispute.case.id,
+        **_standing(dispute.standing, caller, identities),
         "protocol": dispute.protocol.name,
         "severity": dispute.verdict.severity,
-        "reasons": dispute.verdict.reasons,
+        "reasons": dispute.reasons(),
         "image": f"{folder}/image.nii.gz",
         "reads": [
             {"letter": letter, "label": f"{folder}/reader-{letter}.nii.gz", "volumes_ml": volumes[letter]}
             for letter in dispute.reads
         ],
-        "majority": f"{folder}/{MAJORITY}.nii.gz",
+        "consensus": rules,
+        "sources": dispute.sources,
+        "edit": edit_shown(store, dispute, caller.account),
         "structures": [
             {"name": s.name, "title": s.title, "value": s.value, "color": s.color} for s in dispute.structures
         ],
         "agreement": [_as_json(row) for row in dispute.rows()],
+        "lesions": [_lesion(lesion, dispute.letters) for lesion in dispute.verdict.lesions],
+        "reliability": [asdict(structure) for structure in dispute.verdict.structures],
+        "rationale_min_characters": rule.rationale_min_characters,
+        "adjudicators": rule.adjudicators,
+        "may_escalate": rule.escalate_to is not None and not dispute.standing.group,
+        "password": needs_password(identities, caller),
         "focus_mm_RAS": focus_mm_RAS(store, dispute),
     }
 
 
-def decide(store: Store, site: Site, dispute: ShownDispute, caller: Caller, decision: Decision) -> dict[str, Any]:
-    """Sign and keep a decision; raises `AdjudicationError`, having kept nothing."""
-    made = settlement.adjudicate(
-        store,
-        case_id=dispute.case.id,
-        adjudicator=caller.account.id,
-        choice=dispute.reader(decision.choice),
-        rationale=decision.rationale,
-        signing_key=site.signing_key,
+def decide(
+    store: Store, site: Site, identities: Identities, dispute: ShownDispute, caller: Caller, decision: Decision
+) -> dict[str, Any]:
+    """Sign and keep a decision of a caller whose password was checked; raises `DisputeError`, having kept nothing."""
+    with holders_named(identities):
+        made = adjudicate(
+            store,
+            case_id=dispute.case.id,
+            adjudicator=caller.account.id,
+            parts=parts_of(store, dispute, caller.account, decision.taken),
+            rationale=decision.rationale,
+            signing_key=site.signing_key,
+        )
+    chosen = (
+        {"choice": decision.choice} if decision.parts is None else {"parts": [p.model_dump() for p in decision.parts]}
     )
-    return {"case": made.case, "choice": decision.choice, "adjudication": made.id, "signature": made.signature}
+    told = {"adjudication": made.id, "settles": made.settles, "basis": made.basis, "signature": made.signature}
+    return {"case": made.case, **chosen, **told}
+
+
+def begin_edit(store: Store, dispute: ShownDispute, caller: Caller, take: str) -> None:
+    """Begin an edit from a source as the adjudicator names it."""
+    edits.begin_edit(store, dispute.case.id, caller.account.id, dispute.source(take, None))
+
+
+def adjudicator_names(identities: Identities) -> dict[str, str]:
+    """Everybody's name by account id, to say who has a dispute; never to be looked up for a reader's id."""
+    return {account.id: account.name for account in identities.accounts.all()}
+
+
+@contextmanager
+def holders_named(identities: Identities) -> Iterator[None]:
+    """Tell an adjudicator by name who has the dispute that he cannot have."""
+    try:
+        yield
+    except TakenError as error:
+        holder = identities.accounts.get(error.holder)
+        words = taken_words(holder.name if holder is not None else "another adjudicator", error.since)
+        raise HTTPException(409, words) from error
 
 
 def counts_of(store: Store, protocol_name: str) -> dict[str, int]:
     """How far a protocol is; disputes and truths are counted as they are, not as they were last judged."""
     protocol = store.protocol(protocol_name)
+    settlement.judge(store, protocol.name)
     kept = store.progress(protocol.name)
     return {
         "cases": kept.cases,
         "reads": kept.reads,
         "reads_planned": kept.cases * protocol.readers_per_case,
-        "disputes": len(settlement.disputes(store, protocol.name)),
-        "truths": len(settlement.truths(store, protocol.name)),
+        "disputes": kept.disputes,
+        "truths": kept.truths,
+    }
+
+
+def _standing(standing: Standing, caller: Caller, identities: Identities) -> dict[str, Any]:
+    return {
+        "case": standing.case,
+        "state": standing.state,
+        "round": standing.round,
+        "group": standing.group or None,
+        **held_words(standing, caller.account, adjudicator_names(identities)),
     }
 
 
 def _as_json(row: AgreementRow) -> dict[str, Any]:
+    """A pair's numbers, and the protocol's limits under their own names."""
+    numbers = {name: getattr(row.agreement, name) for name in _NUMBERS}
+    return {"title": row.title, "pair": row.pair, **numbers, **asdict(row.limits), "within": row.within}
+
+
+def _lesion(lesion: LesionAgreement, letters: dict[str, str]) -> dict[str, Any]:
+    x, y, z = lesion.centre_mm_LPS
     return {
-        "structure": row.structure,
-        "title": row.title,
-        "pair": row.pair,
-        "dice": row.dice,
-        "hd95_mm": row.hd95_mm,
-        "dice_min": row.dice_min,
-        "hd95_mm_max": row.hd95_mm_max,
-        "within": row.within,
+        "structure": lesion.structure,
+        "number": lesion.number,
+        "kind": lesion.kind,
+        "centre_mm_RAS": (-x, -y, z),
+        "found_by": sorted(letters[reader] for reader in lesion.found_by if reader in letters),
+        "volumes_ml": {
+            letters[r]: volume
+            for r, volume in sorted(lesion.volumes_ml.items(), key=lambda item: letters.get(item[0], ""))
+            if r in letters
+        },
+        "dice_min": lesion.dice_min,
     }

@@ -1,21 +1,30 @@
 """Disputes as an adjudicator may see them: readers become letters, drawn anew for each case, and numbers a table."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
 from string import ascii_uppercase
+from typing import Any
 
 import numpy as np
+import sqlalchemy as sa
 from numpy.typing import NDArray
 
-from labeling_protocols import settlement
-from labeling_protocols.consensus import consensus
-from labeling_protocols.geometry import Geometry, Volume
-from labeling_protocols.protocol import Protocol, Structure
+from labeling_protocols import schema, settlement
+from labeling_protocols.adjudications import AdjudicationError
+from labeling_protocols.dispute_states import UNSETTLED, Standing
+from labeling_protocols.disputes import standing_over
+from labeling_protocols.edits import begun_from, edits, is_saved, newest_edit
+from labeling_protocols.geometry import Geometry
+from labeling_protocols.label import Label
+from labeling_protocols.protocol import AgreementLimits, Protocol, Structure
+from labeling_protocols.protocol_parts import ConsensusRule
 from labeling_protocols.pseudonyms import keyed_order
-from labeling_protocols.records import Account, Case, Dispute, Read, Verdict
+from labeling_protocols.records import Account, Case, Dispute, DisputeState, Edit, PairAgreement, Part, Read, Verdict
 from labeling_protocols.store import Store, UnknownError
+from labeling_protocols.surfaces import region_of
 
-MAJORITY = settlement.MAJORITY
+EDIT, NONE = "edit", "none"
+_RULES = tuple(ConsensusRule)
 
 
 class OwnCaseError(PermissionError):
@@ -24,54 +33,77 @@ class OwnCaseError(PermissionError):
 
 @dataclass(frozen=True, kw_only=True)
 class AgreementRow:
-    """Agreement of two readers on one outline, beside the protocol's limits; `hd95_mm` None: one left it out."""
+    """Agreement of two readers on one structure, beside the protocol's limits.
 
-    structure: str
+    `agreement` is of the pair's letters in their order: its volume difference is the first's less the second's.
+    """
+
     title: str
     pair: str
-    dice: float
-    hd95_mm: float | None
-    dice_min: float
-    hd95_mm_max: float
+    agreement: PairAgreement
+    limits: AgreementLimits
+    volumes_ml: tuple[float, float]
+
+    @property
+    def structure(self) -> str:
+        return self.agreement.structure
 
     @property
     def within(self) -> bool:
-        return self.dice >= self.dice_min and self.hd95_mm is not None and self.hd95_mm <= self.hd95_mm_max
+        """Whether every number keeps to its limit; what one reader left out keeps to none."""
+        found, least = self.agreement, self.limits
+        lower = ((found.dice, least.dice_min), (found.surface_dice, least.surface_dice_min), (found.f1, self._f1_min))
+        upper = ((found.hd95_mm, least.hd95_mm_max), (self._volume_difference, least.volume_difference_max))
+        return (
+            not (found.missed and least.hd95_mm_max is not None)
+            and all(value >= limit for value, limit in lower if value is not None and limit is not None)
+            and all(value <= limit for value, limit in upper if value is not None and limit is not None)
+        )
+
+    @property
+    def _f1_min(self) -> float | None:
+        return self.limits.f1_min if self.limits.f1_min is not None else self.limits.lesion_f1_min
+
+    @property
+    def _volume_difference(self) -> float | None:
+        """The difference of the volumes as a share of their mean."""
+        mean = sum(self.volumes_ml) / 2
+        difference = self.agreement.volume_difference_ml
+        return abs(difference) / mean if difference is not None and mean else None
 
 
 @dataclass(frozen=True, kw_only=True)
 class ShownDispute:
-    """One open dispute; `reads` maps letter to read."""
+    """One dispute that nobody settled; `reads` maps letter to read."""
 
     case: Case
     protocol: Protocol
     verdict: Verdict
     reads: Mapping[str, Read]
+    standing: Standing
 
     @property
     def structures(self) -> tuple[Structure, ...]:
         return self.protocol.structures
 
+    @property
+    def letters(self) -> dict[str, str]:
+        """Letters by the readers' account ids."""
+        return {read.reader: letter for letter, read in self.reads.items()}
+
+    @property
+    def sources(self) -> list[str]:
+        """What a decision can take a label from, as adjudicators name it; their own edit comes beside."""
+        return [*self.reads, *_RULES]
+
+    def reasons(self) -> list[str]:
+        return _said(self.verdict, self.letters)
+
     def rows(self) -> list[AgreementRow]:
-        letters = {read.reader: letter for letter, read in self.reads.items()}
-        rows = []
-        for pair in self.verdict.pairs:
-            limits = self.protocol.agreement[pair.structure]
-            if pair.dice is None or limits.dice_min is None or limits.hd95_mm_max is None:
-                continue  # not outlined: the verdict's reasons tell how its boxes and points agree
-            first, second = sorted((letters[pair.reader_a], letters[pair.reader_b]))
-            rows.append(
-                AgreementRow(
-                    structure=pair.structure,
-                    title=self.protocol.structure(pair.structure).title,
-                    pair=f"{first}–{second}",
-                    dice=pair.dice,
-                    hd95_mm=pair.hd95_mm,
-                    dice_min=limits.dice_min,
-                    hd95_mm_max=limits.hd95_mm_max,
-                )
-            )
-        return rows
+        """Every pair of readers on every structure, pairs in the order of their letters."""
+        rows = [self._row(pair) for pair in self.verdict.pairs]
+        order = {structure.name: place for place, structure in enumerate(self.structures)}
+        return sorted(rows, key=lambda row: (order[row.structure], row.pair))
 
     def volumes_ml(self) -> dict[str, dict[str, float]]:
         """Volume of each structure by letter."""
@@ -81,38 +113,145 @@ class ShownDispute:
             for letter, read in self.reads.items()
         }
 
-    def reader(self, choice: str) -> str:
-        """What the store calls a choice made by letter; what is no letter of this case is passed on to be refused."""
-        return self.reads[choice].reader if choice in self.reads else choice if choice == MAJORITY else ""
+    def source(self, take: str, edit: Edit | None) -> str:
+        """What the store calls a source that an adjudicator names; `edit` is his newest.
+
+        Raises `AdjudicationError` for what is none.
+        """
+        if take in self.reads:
+            return f"reader:{self.reads[take].reader}"
+        if take in _RULES:
+            return f"consensus:{take}"
+        if take == EDIT and edit is not None and is_saved(edit):
+            return f"edit:{edit.revision}"
+        if take == EDIT:
+            raise AdjudicationError("you saved no edit of this case yet. Nothing was decided.")
+        if take == NONE:
+            return NONE
+        expected = ", ".join([*self.sources, EDIT])
+        raise AdjudicationError(f"expected one of {expected} or {NONE} to take from. Nothing was decided.")
+
+    def take(self, source: str) -> str:
+        """How an adjudicator names a source of the store."""
+        kind, _, name = source.partition(":")
+        return self.letters.get(name, "") if kind == "reader" else name if kind == "consensus" else kind
+
+    def _row(self, pair: PairAgreement) -> AgreementRow:
+        first, second = self.letters[pair.reader_a], self.letters[pair.reader_b]
+        if first > second:
+            first, second, pair = second, first, _turned(pair)
+        volumes = self.volumes_ml()
+        return AgreementRow(
+            title=self.protocol.structure(pair.structure).title,
+            pair=f"{first}–{second}",
+            agreement=pair,
+            limits=self.protocol.agreement[pair.structure],
+            volumes_ml=(volumes[first].get(pair.structure, 0.0), volumes[second].get(pair.structure, 0.0)),
+        )
 
 
-def open_disputes(store: Store, protocol: str, account: Account) -> tuple[list[Dispute], int]:
-    """The disputes this account may settle, worst first, and how many are kept from it because it read them."""
-    found = settlement.disputes(store, protocol)
-    mine = [dispute for dispute in found if any(read.reader == account.id for read in dispute.reads)]
-    return [dispute for dispute in found if dispute not in mine], len(mine)
+@dataclass(frozen=True, kw_only=True)
+class Queue:
+    """Disputes an account may see, worst first, and how many are kept from it because it read them."""
+
+    disputes: tuple[Dispute, ...]
+    kept_from_you: int
+
+
+def queue_of(
+    store: Store, protocol_names: Sequence[str], account: Account, states: Sequence[DisputeState] = UNSETTLED
+) -> Queue:
+    """The disputes of these protocols that stand so; nothing is asked case by case."""
+    found = [dispute for name in protocol_names for dispute in settlement.disputes(store, name, states)]
+    reads = schema.reads
+    with store.engine.connect() as connection:
+        own = set(connection.execute(sa.select(reads.c.case).where(reads.c.reader == account.id).distinct()).scalars())
+    shown = sorted(
+        (dispute for dispute in found if dispute.case not in own),
+        key=lambda dispute: (-dispute.verdict.severity, dispute.case),
+    )
+    return Queue(disputes=tuple(shown), kept_from_you=len(found) - len(shown))
+
+
+def listed(secret: bytes, protocol: Protocol, dispute: Dispute, account: Account, names: Mapping[str, str]) -> Any:
+    """A dispute's line in the queue; `names` are adjudicators', by account id.
+
+    It tells the day since when reads are in dispute and no more: the moment would be that of the last read.
+    """
+    letters = _letters(secret, dispute.case, dispute.reads)
+    known = {structure.name for structure in protocol.structures}
+    named = (reason.text.partition(":")[0] for reason in dispute.verdict.reasons)
+    return {
+        "case": dispute.case,
+        "protocol": dispute.protocol,
+        "state": dispute.state,
+        "severity": dispute.verdict.severity,
+        "reasons": _said(dispute.verdict, letters),
+        "structures": list(dict.fromkeys(name for name in named if name in known)),
+        "since": dispute.since.date().isoformat(),
+        **held_words(dispute, account, names),
+    }
+
+
+def held_words(standing: Standing | Dispute, account: Account, names: Mapping[str, str]) -> dict[str, Any]:
+    """Who has a dispute, since when and until when, for adjudicators."""
+    return {
+        "held_by": names.get(standing.holder) if standing.holder is not None else None,
+        "held_since": standing.held_since.isoformat() if standing.held_since is not None else None,
+        "held_until": standing.held_until.isoformat() if standing.held_until is not None else None,
+        "mine": standing.holder == account.id,
+    }
 
 
 def find_dispute(store: Store, secret: bytes, case_id: str, account: Account) -> ShownDispute:
-    """The open dispute over a case; raises `UnknownError` where there is none, `OwnCaseError` for its readers."""
+    """The dispute over a case; raises `UnknownError` where there is none, `OwnCaseError` for the case's readers."""
     case = store.case(case_id)
-    if store.reads(case_id, account.id):
-        raise OwnCaseError("you read this case yourself; another adjudicator settles it. Nothing is shown of it.")
-    if settlement.adjudication_of(store, case_id) is not None:
-        raise UnknownError("this dispute is settled already")
+    require_not_own(store, case_id, account)
     verdict = settlement.settle(store, case_id)
-    if verdict is None or verdict.agreed:
+    standing = standing_over(store, case_id)
+    if standing is not None and standing.state is DisputeState.SETTLED:
+        raise UnknownError("this dispute is settled already")
+    if verdict is None or verdict.agreed or standing is None or standing.state not in UNSETTLED:
         raise UnknownError("this case is not in dispute")
     judged = {reader for pair in verdict.pairs for reader in (pair.reader_a, pair.reader_b)}
-    reads = [read for read in store.latest_reads(case_id) if read.reader in judged]
+    reads = {read.reader: read for read in store.latest_reads(case_id) if read.reader in judged}
+    letters = _letters(secret, case_id, list(reads.values()))
     return ShownDispute(
-        case=case, protocol=store.protocol(case.protocol), verdict=verdict, reads=_lettered(secret, case_id, reads)
+        case=case,
+        protocol=store.protocol(case.protocol),
+        verdict=verdict,
+        reads={letter: reads[reader] for reader, letter in letters.items()},
+        standing=standing,
     )
 
 
-def majority_of(store: Store, dispute: ShownDispute) -> Volume:
-    """What choosing the majority would take."""
-    return consensus(dispute.protocol, [store.label(read.label) for read in dispute.reads.values()]).volume()
+def require_not_own(store: Store, case_id: str, account: Account) -> None:
+    if store.reads(case_id, account.id):
+        raise OwnCaseError("you read this case yourself; another adjudicator settles it. Nothing is shown of it.")
+
+
+def parts_of(
+    store: Store, dispute: ShownDispute, account: Account, parts: Sequence[tuple[str | None, int | None, str]]
+) -> list[Part]:
+    """Parts as the store names them, from (structure, lesion, what to take); raises `AdjudicationError`."""
+    edit = newest_edit(store, dispute.case.id, account.id)
+    return [
+        Part(structure=structure, lesion=lesion, source=dispute.source(take, edit)) for structure, lesion, take in parts
+    ]
+
+
+def edit_shown(store: Store, dispute: ShownDispute, account: Account) -> dict[str, Any] | None:
+    """An adjudicator's own newest edit, and what he began it from."""
+    edit = newest_edit(store, dispute.case.id, account.id)
+    if edit is None:
+        return None
+    known = edits(store, dispute.case.id, account.id)
+    return {
+        "revision": edit.revision,
+        "source": dispute.take(begun_from(known, edit)),
+        "saved": is_saved(edit),
+        "label": f"/review/disputes/{dispute.case.id}/{EDIT}.nii.gz",
+    }
 
 
 def focus_mm_RAS(store: Store, dispute: ShownDispute) -> tuple[float, float, float]:
@@ -121,29 +260,58 @@ def focus_mm_RAS(store: Store, dispute: ShownDispute) -> tuple[float, float, flo
     Where no voxel is in dispute: the first box or point of any reader, else the middle of the image.
     """
     labels = [store.label(read.label) for read in dispute.reads.values()]
-    differs = np.zeros(dispute.case.geometry.shape_ZYX, dtype=bool)
-    for structure in dispute.protocol.outlined:
-        masks = [label.mask_ZYX(structure.value) for label in labels]
-        differs |= np.any([mask != masks[0] for mask in masks[1:]], axis=0)
+    region = region_of([layer_ZYX for label in labels for layer_ZYX in label.layers_LZYX])
+    differs = _differs(dispute.protocol, labels, region)
     if differs.any():
-        return _middle_mm_RAS(differs, dispute.case.geometry)
+        start_ZYX = np.array([side.start for side in region])
+        return _middle_mm_RAS(differs, start_ZYX, dispute.case.geometry)
     places = [box.centre_mm_LPS for label in labels for box in label.boxes]
     places += [point.position_mm_LPS for label in labels for point in label.points]
     x, y, z = places[0] if places else dispute.case.geometry.corners_mm_LPS().mean(axis=0)
     return (-float(x), -float(y), float(z))
 
 
-def _middle_mm_RAS(mask_ZYX: NDArray[np.bool_], geometry: Geometry) -> tuple[float, float, float]:
+def _differs(protocol: Protocol, labels: Sequence[Label], region: tuple[slice, slice, slice]) -> NDArray[np.bool_]:
+    """Where readers differ on any structure, within the region anybody drew in."""
+    differs = np.zeros(tuple(side.stop - side.start for side in region), dtype=bool)
+    for structure in protocol.outlined:
+        masks = [(label.layers_LZYX[:, *region] == structure.value).any(axis=0) for label in labels]
+        for mask in masks[1:]:
+            differs |= mask != masks[0]
+    return differs
+
+
+def _middle_mm_RAS(
+    mask_ZYX: NDArray[np.bool_], start_ZYX: NDArray[np.int_], geometry: Geometry
+) -> tuple[float, float, float]:
     z = int(mask_ZYX.sum(axis=(1, 2)).argmax())
     points_YX = np.argwhere(mask_ZYX[z])
     middle = np.median(points_YX, axis=0)
     y, x = points_YX[np.abs(points_YX - middle).sum(axis=1).argmin()]
-    point = geometry.affine_RAS() @ np.array([x, y, z, 1.0])
+    place_ZYX = start_ZYX + np.array([z, y, x])
+    point = geometry.affine_RAS() @ np.array([*place_ZYX[::-1], 1.0])
     return float(point[0]), float(point[1]), float(point[2])
 
 
-def _lettered(secret: bytes, case_id: str, reads: list[Read]) -> dict[str, Read]:
-    """Letters in an order that only the site's key knows, so that a letter says nothing from one case to the next."""
-    by_reader = {read.reader: read for read in reads}
-    order = keyed_order(secret, case_id, by_reader)
-    return {letter: by_reader[reader] for letter, reader in zip(ascii_uppercase, order, strict=False)}
+def _letters(secret: bytes, case_id: str, reads: Sequence[Read]) -> dict[str, str]:
+    """Letters by reader, in an order that only the site's key knows: a letter says nothing from case to case."""
+    order = keyed_order(secret, case_id, [read.reader for read in reads])
+    return dict(zip(order, ascii_uppercase, strict=False))
+
+
+def _said(verdict: Verdict, letters: Mapping[str, str]) -> list[str]:
+    names = {reader: f"reader {letter}" for reader, letter in letters.items()}
+    return [reason.said(names) for reason in verdict.reasons]
+
+
+def _turned(pair: PairAgreement) -> PairAgreement:
+    """The same agreement with the readers the other way round."""
+    difference = pair.volume_difference_ml
+    values = asdict(pair) | {
+        "reader_a": pair.reader_b,
+        "reader_b": pair.reader_a,
+        "findings_a": pair.findings_b,
+        "findings_b": pair.findings_a,
+        "volume_difference_ml": None if difference is None else -difference,
+    }
+    return PairAgreement(**values)

@@ -17,7 +17,10 @@ router = APIRouter()
 
 _HERE = Path(__file__).parent
 _templates = Jinja2Templates(_HERE / "templates")
-_STATIC = {"review.css": "text/css", "dispute.js": "text/javascript", "tables.js": "text/javascript"}
+_STATIC = {"review.css": "text/css"} | dict.fromkeys(
+    ("dispute.js", "volume.js", "outlines.js", "decision.js", "queue.js", "tables.js"), "text/javascript"
+)
+_PACKAGES = {"niivue.umd.js": "niivue", "htmx.min.js": "htmx"}
 # Nothing but this server's own files runs or is asked; NiiVue draws from blobs and starts a worker from one.
 _POLICY = (
     "default-src 'none'; script-src 'self' 'wasm-unsafe-eval'; style-src 'self' 'unsafe-inline';"
@@ -33,8 +36,8 @@ SignedIn = Annotated[Caller, requires(means=(Means.COOKIE,))]
 @router.get("/review/static/{name}", include_in_schema=False)
 def static(name: str) -> Response:
     """Style, script and viewer: the same for everybody, so nobody needs to sign in for them."""
-    if name == "niivue.umd.js":
-        return FileResponse(asset("niivue", name), media_type="text/javascript")
+    if name in _PACKAGES:
+        return FileResponse(asset(_PACKAGES[name], name), media_type="text/javascript")
     if name not in _STATIC:
         raise UnknownError("no such file")
     return FileResponse(_HERE / "static" / name, media_type=_STATIC[name])
@@ -50,6 +53,7 @@ def page(request: Request, template: str, caller: Caller | None, *, status: int 
         "may_administer": caller is not None and caller.has(Role.ADMINISTRATOR),
         "may_read": caller is not None and caller.has(Role.READER),
         "may_see_seats": caller is not None and may_see_seats(caller),
+        "may_see_figures": caller is not None and may_see_figures(caller),
     }
     headers = {"Content-Security-Policy": _POLICY, "Cache-Control": "no-store"}
     return _templates.TemplateResponse(request, template, values, status_code=status, headers=headers)
@@ -58,6 +62,11 @@ def page(request: Request, template: str, caller: Caller | None, *, status: int 
 def may_see_seats(caller: Caller) -> bool:
     """Administrators, and adjudicators who read no cases: the others would see how far other readers are."""
     return caller.has(Role.ADMINISTRATOR) or (caller.has(Role.ADJUDICATOR) and not caller.has(Role.READER))
+
+
+def may_see_figures(caller: Caller) -> bool:
+    """Leads who read no cases, whatever else they are: agreement tells of other readers' work."""
+    return caller.has(Role.ADJUDICATOR, Role.ADMINISTRATOR, Role.ENGINEER) and not caller.has(Role.READER)
 
 
 def sentence(error: Exception) -> str:

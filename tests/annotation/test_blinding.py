@@ -23,7 +23,7 @@ from apps.web import create_app
 from labeling_protocols import settlement, worklist
 from labeling_protocols.label import Label
 from labeling_protocols.protocol import SHIPPED, load_protocol
-from labeling_protocols.records import Account, Case, Role
+from labeling_protocols.records import Account, Case, Part, Role
 from labeling_protocols.reviews import add_review
 from labeling_protocols.settlement import adjudicate
 from labeling_protocols.store import Store
@@ -132,7 +132,7 @@ def work_of_others(site: Site, people: People, cases: list[Case]) -> None:
         store,
         case_id=cases[0].id,
         adjudicator=people.adjudicator.id,
-        choice=second.id,
+        parts=[Part(source=f"reader:{second.id}")],
         rationale="not the patient's own side",
         signing_key=site.signing_key,
     )

@@ -37,6 +37,7 @@ WORKER = ANYONE - {Role.VIEWER}
 ENGINEER = frozenset({Role.ENGINEER, Role.ADMINISTRATOR})
 ADMINISTRATOR = frozenset({Role.ADMINISTRATOR})
 ADJUDICATOR = frozenset({Role.ADJUDICATOR, Role.ADMINISTRATOR})
+DRAWER = READER | ADJUDICATOR  # an adjudicator draws what he edits for a decision
 LEAD = ADJUDICATOR | ENGINEER
 
 ROUTES: dict[str, frozenset[Role]] = {
@@ -62,8 +63,9 @@ ROUTES: dict[str, frozenset[Role]] = {
     **dict.fromkeys(("GET /datastore/", "GET /datastore/image", "HEAD /datastore/image"), ANYONE),
     **dict.fromkeys(("GET /datastore/label", "HEAD /datastore/label"), ANYONE),
     **dict.fromkeys(("GET /datastore/image/info", "GET /datastore/label/info"), ANYONE),
-    **dict.fromkeys(("POST /activelearning/{strategy}", "PUT /datastore/label"), READER),
+    **dict.fromkeys(("POST /activelearning/{strategy}", "PUT /datastore/label"), DRAWER),
     **dict.fromkeys(("GET /worklist/", "POST /worklist/skip"), READER),
+    **dict.fromkeys((f"GET /work/feedback{rest}" for rest in ("", "/{case}", "/{case}/slices.png")), READER),
     **dict.fromkeys(("GET /work", "GET /work/", "POST /work/{case}/skip", "POST /work/{case}/withdraw"), READER),
     **dict.fromkeys(("GET /review/seats", "GET /review/seats/", "GET /review/seats/returned"), ADJUDICATOR),
     **dict.fromkeys(
@@ -78,13 +80,23 @@ ROUTES: dict[str, frozenset[Role]] = {
         ("GET /review", "GET /review/", "GET /review/disputes/{case}", "POST /review/disputes/{case}"), ADJUDICATOR
     ),
     **dict.fromkeys(
-        (f"GET /review/disputes/{{case}}/{name}.nii.gz" for name in ("image", "reader-{letter}", "majority")),
+        (f"GET /review/disputes/{{case}}/{file}" for file in ("image.nii", "image.nii.gz", "outlines-{name}.nii")),
+        ADJUDICATOR,
+    ),
+    **dict.fromkeys(("GET /review/disputes/{case}/{source}.nii.gz", "GET /review/disputes/{case}/edit"), ADJUDICATOR),
+    **dict.fromkeys(
+        (f"POST /review/disputes/{{case}}/{act}" for act in ("claim", "release", "escalate", "reopen", "edit")),
         ADJUDICATOR,
     ),
     **dict.fromkeys(
         ("GET /review/api/disputes", "GET /review/api/disputes/{case}", "POST /review/api/disputes/{case}"), ADJUDICATOR
     ),
+    **dict.fromkeys(
+        (f"POST /review/api/disputes/{{case}}/{act}" for act in ("claim", "release", "escalate", "reopen", "edit")),
+        ADJUDICATOR,
+    ),
     **dict.fromkeys(("GET /review/progress", "GET /review/api/progress"), LEAD),
+    **dict.fromkeys(("GET /review/figures/{topic}", "GET /review/charts/{chart}.{form}"), LEAD),
     **dict.fromkeys(("GET /ohif", "GET /ohif/{path:path}"), ANYONE),
     **dict.fromkeys(
         (
@@ -179,8 +191,9 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
 
 
 def account_without_password(store: Store, name: str, *roles: Role) -> Account:
-    """Hashing is for who signs in with a password; nobody does here."""
+    """Hashing is for who signs in with a password; nobody does here, though everybody could."""
     row = {"id": name[:32], "name": name, "roles": sorted(roles), "groups": [], "disabled": False, "created": now()}
+    row["password"] = "no hash of any password"
     with store.writing() as connection:
         connection.execute(sa.insert(schema.accounts).values(row))
     return Account(id=name[:32], name=name, roles=frozenset(roles), disabled=False)

@@ -1,4 +1,4 @@
-"""The README's pictures: phantoms, two readers who differ, and a real browser in; PNGs beside the pages out.
+"""The README's pictures: phantoms, three readers who differ, and a real browser in; PNGs beside the pages out.
 
 `python -m tests.review.pictures` takes them anew. Phantoms only: no picture of a person is kept in the project.
 """
@@ -15,12 +15,14 @@ from scipy import ndimage
 from apps.ingest.folder import ingest
 from labeling_protocols.geometry import Volume
 from labeling_protocols.label import Label
+from labeling_protocols.protocol import Protocol
 from labeling_protocols.records import Role
 from labeling_protocols.settlement import settle
 from labeling_protocols.worklist import next_case
 from tests.annotation.served import Served, serving
 from tests.conftest import SWIFTSHADER
 from tests.review.conftest import sign_in
+from tests.review.seen import wait_until_shown
 from training.samples import draw_series, phantom
 
 PICTURES = Path(__file__).parents[2] / "apps" / "review" / "pictures"
@@ -29,17 +31,17 @@ _PROTOCOL = "hippocampus"
 
 def main() -> None:
     with tempfile.TemporaryDirectory() as folder, serving(Path(folder) / "site") as served:
-        _disagree(served)
+        protocol = _disagree(served)
         draw_series(Path(folder) / "series")
         ingest(served.store, served.site, Path(folder) / "series", _PROTOCOL)
         judge = served.account(Role.ADJUDICATOR, name="judge")
         with sync_playwright() as playwright:
             browser = playwright.chromium.launch(executable_path=shutil.which("chromium"), args=SWIFTSHADER)
             page = browser.new_page(viewport={"width": 1280, "height": 800}, base_url=served.url)
-            sign_in(page, judge, "/review/")
+            sign_in(page, judge, f"/review/?protocol={protocol.name}")
             page.screenshot(path=PICTURES / "queue.png", clip={"x": 0, "y": 0, "width": 1280, "height": 520})
-            page.get_by_role("link", name="Open").first.click()
-            page.wait_for_selector("body[data-shown=true]", timeout=30_000)
+            page.get_by_role("button", name="Open case").first.click()
+            wait_until_shown(page)
             _decide(page)
             page.screenshot(path=PICTURES / "dispute.png")
             _ohif(page)
@@ -48,32 +50,38 @@ def main() -> None:
         Image.open(picture).convert("RGB").quantize(256).save(picture, optimize=True)
 
 
-def _disagree(served: Served) -> None:
-    """Four cases, each read twice: slips of a growing kind, and one reader who left a structure out."""
-    readers = [served.account(), served.account()]
+def _disagree(served: Served) -> Protocol:
+    """Four cases, each read three times: slips of a growing kind, and one reader who left a structure out."""
+    protocol = served.protocol(title="Anterior and posterior hippocampus", readers_per_case=3)
+    readers = [served.account() for _ in range(3)]
     drawn = {}
     for number in range(4):
         image, label = phantom(np.random.default_rng(number))
-        case, _ = served.store.add_case(protocol=_PROTOCOL, patient=f"P{number}", volume=image, modality="MR")
+        case, _ = served.store.add_case(protocol=protocol.name, patient=f"P{number}", volume=image, modality="MR")
         drawn[case.id] = (number, label)
-    for reader in readers:
-        while case := next_case(served.store, _PROTOCOL, reader.id):  # type: ignore[assignment]
+    for slip, reader in enumerate(readers):
+        while case := next_case(served.store, protocol.name, reader.id):  # type: ignore[assignment]
             number, label = drawn[case.id]
             array = label.array_ZYX
-            if reader is readers[1]:
-                array = ndimage.shift(array, (0.4 * number, 1.6 * number, 0.8 * number), order=0)
-                array = np.where((array == 2) & (number == 3), 0, array)
+            if slip:
+                moved = np.array((0.4 * number, 1.6 * number, 0.8 * number)) * (1, -0.6)[slip - 1]
+                array = ndimage.shift(array, moved, order=0)
+                array = np.where((array == 2) & (number == 3) & (slip == 1), 0, array)
             outlined = Volume(array_ZYX=array.astype(np.uint8), geometry=label.geometry)
             served.store.save_read(case_id=case.id, reader=reader.id, label=Label.of(outlined))
             settle(served.store, case.id)
+    return protocol
 
 
 def _decide(page: Page) -> None:
-    """Choose the reader who outlined both structures; which letter that is, the site's key decides."""
+    """Choose by structure, away from the reader who left one out; which letter that is, the site's key decides."""
     detail = page.request.get(page.url.replace("/review/disputes/", "/review/api/disputes/")).json()
-    reads = sorted(detail["reads"], key=lambda read: read["volumes_ml"]["posterior"])
-    page.get_by_label(f"Reader {reads[1]['letter']}", exact=True).and_(page.locator("input")).check()
+    reads = sorted(detail["reads"], key=lambda read: read["volumes_ml"].get("posterior", 0.0))
+    page.keyboard.press("x")
+    page.locator("#decision select[name=take]").select_option("staple")
+    page.locator("select[name='take.posterior']").select_option(reads[1]["letter"])
     page.get_by_label("Rationale").fill(f"Reader {reads[0]['letter']} leaves out the tail.")
+    page.locator("h1").scroll_into_view_if_needed()
 
 
 def _ohif(page: Page) -> None:

@@ -3,7 +3,7 @@
 import pytest
 
 from apps.accounts import Accounts
-from apps.review.disputes import find_dispute, focus_mm_RAS, majority_of
+from apps.review.disputes import find_dispute, focus_mm_RAS
 from labeling_protocols.label import Box, Label
 from labeling_protocols.protocol import SHIPPED, load_protocol
 from labeling_protocols.records import Role
@@ -27,8 +27,10 @@ def test_a_dispute_over_a_box_opens_at_the_box(store: Store, accounts: Accounts)
         store.save_read(case_id=case.id, reader=reader.id, label=label)
     adjudicator = accounts.add("judge", "long-password", frozenset({Role.ADJUDICATOR}))
     dispute = find_dispute(store, b"secret", case.id, adjudicator)
-    assert dispute.verdict.reasons == ("nodule: F1 of findings 0.00 < 0.80",) * 3
-    assert {row.structure for row in dispute.rows()} == {"nodule"}
+    [finder] = [letter for letter, read in dispute.reads.items() if read.reader == reader.id]
+    assert any(f"reader {finder}" in reason for reason in dispute.reasons())
+    assert not any(read.reader in reason for reason in dispute.reasons() for read in dispute.reads.values())
+    beyond = [row for row in dispute.rows() if not row.within]
+    assert [finder in row.pair for row in beyond] == [True] * 3
     x, y, z = PLACE_LPS
     assert focus_mm_RAS(store, dispute) == pytest.approx((-x, -y, z))
-    assert not majority_of(store, dispute).array_ZYX.any()

@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import highdicom as hd
 import numpy as np
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -15,21 +16,24 @@ from pydicom import dcmread
 
 from apps import export as exporting
 from apps.accounts import Accounts
-from apps.export import MANIFEST, ExportError, Form, What, export
+from apps.export import Form, What, export
+from apps.export_folder import MANIFEST, ExportError
 from apps.ingest.folder import ingest
 from apps.settings import Site
 from labeling_protocols import audit
 from labeling_protocols.dicom_seg import label_from_seg
+from labeling_protocols.dicom_sr import volumes_from_sr
 from labeling_protocols.label import Label
 from labeling_protocols.label_files import read_label
 from labeling_protocols.protocol import Protocol
-from labeling_protocols.records import Account, Case, Role
+from labeling_protocols.protocol_parts import AdjudicationRule
+from labeling_protocols.records import Account, Case, Part, Role
 from labeling_protocols.series_writer import write_series
 from labeling_protocols.settlement import adjudicate
 from labeling_protocols.store import Store
 from labeling_protocols.worklist import next_case
 from tests.conftest import OBLIQUE, image_of, label_of
-from tests.dicom.examples import identity_of
+from tests.dicom.examples import dciodvfy_errors, identity_of
 
 # As DICOM's slices lie: right-handed.
 SLICES = replace(OBLIQUE, direction_LPS=(0.866025403784, -0.5, 0.0, 0.5, 0.866025403784, 0.0, 0.0, 0.0, 1.0))
@@ -137,6 +141,7 @@ def test_a_segmentation_says_who_drew_it_and_what_he_began_from(
     )
     assert (report.labels, report.images, report.skipped) == (2, 1, ())
     for account, drawn_by, shift in zip(readers, ("SEMIAUTOMATIC", "MANUAL"), (0, 3), strict=True):
+        assert observers(folder / "labels" / f"{series_case.id}_{account.id}_r1_sr.dcm") == [f"{account.id}^"]
         seg = dcmread(folder / "labels" / f"{series_case.id}_{account.id}_r1.dcm")
         assert seg.ContentCreatorName == f"{account.id}^"
         assert seg.SegmentSequence[0].SegmentAlgorithmType == drawn_by
@@ -163,7 +168,7 @@ def test_an_adjudicated_truth_names_the_adjudicator(
         store,
         case_id=series_case.id,
         adjudicator=judge.id,
-        choice=readers[1].id,
+        parts=[Part(source=f"reader:{readers[1].id}")],
         rationale="the edge is there",
         signing_key=Ed25519PrivateKey.generate(),
     )
@@ -171,7 +176,69 @@ def test_an_adjudicated_truth_names_the_adjudicator(
     export(store, site, protocol="hippocampus", folder=folder, form=Form.DICOM_SEG, what=What.TRUTHS, actor="tests")
     (entry,) = manifest_of(folder)["labels"]
     assert (entry["settled"], entry["decided_by"]) == ("adjudication", judge.id)
-    assert dcmread(folder / "labels" / f"{series_case.id}.dcm").ContentCreatorName == f"{judge.id}^"
+    seg = dcmread(folder / "labels" / f"{series_case.id}.dcm")
+    assert seg.ContentCreatorName == f"{judge.id}^"
+    report = folder / "labels" / f"{series_case.id}_sr.dcm"
+    assert observers(report) == [f"{judge.id}^"]
+    assert dciodvfy_errors(report) == []
+    # 64 voxels of 0.8 × 1.1 × 2.5 mm each
+    assert volumes_from_sr(dcmread(report)) == pytest.approx({"anterior": 0.1408, "posterior": 0.1408})
+    evidence = dcmread(report).CurrentRequestedProcedureEvidenceSequence[0].ReferencedSeriesSequence
+    assert {item.SeriesInstanceUID for item in evidence} == {seg.SeriesInstanceUID, series_case.series}
+
+
+def test_two_who_decided_the_same_are_both_observers(
+    store: Store, site: Site, protocol: Protocol, accounts: Accounts, readers: tuple[Account, Account], tmp_path: Path
+) -> None:
+    asks_two = replace(protocol, name="asks_two", adjudication=AdjudicationRule(adjudicators=2))
+    store.add_protocol(asks_two)
+    write_series(image_of(5, SLICES), tmp_path / "series", identity_of("two"))
+    (case_id,) = ingest(store, site, tmp_path / "series", "asks_two").added
+    for reader, shift in zip(readers, (0, 3), strict=True):
+        assert next_case(store, "asks_two", reader.id) == store.case(case_id)
+        store.save_read(case_id=case_id, reader=reader.id, label=Label.of(label_of(shift, SLICES)))
+    judges = [accounts.add(name, f"{name}-password", frozenset({Role.ADJUDICATOR})) for name in ("cleo", "dora")]
+    for judge in judges:
+        adjudicate(
+            store,
+            case_id=case_id,
+            adjudicator=judge.id,
+            parts=[Part(source=f"reader:{readers[1].id}")],
+            rationale="the edge is there",
+            signing_key=site.signing_key,
+        )
+    folder = tmp_path / "out"
+    export(store, site, protocol="asks_two", folder=folder, form=Form.DICOM_SEG, what=What.TRUTHS, actor="tests")
+    assert observers(folder / "labels" / f"{case_id}_sr.dcm") == [f"{judge.id}^" for judge in judges]
+
+
+def test_a_consensus_observes_as_a_device_and_an_empty_one_is_reported_without_a_segmentation(
+    store: Store, site: Site, protocol: Protocol, readers: tuple[Account, Account], tmp_path: Path
+) -> None:
+    may_be_empty = replace(protocol, name="may_be_empty", may_be_empty=True)
+    store.add_protocol(may_be_empty)
+    write_series(image_of(4, SLICES), tmp_path / "series", identity_of("empty"))
+    (case_id,) = ingest(store, site, tmp_path / "series", "may_be_empty").added
+    nothing = Label(geometry=store.case(case_id).geometry, layers_LZYX=np.zeros((1, *SLICES.shape_ZYX), np.uint8))
+    for reader in readers:
+        assert next_case(store, "may_be_empty", reader.id) == store.case(case_id)
+        store.save_read(case_id=case_id, reader=reader.id, label=nothing)
+    folder = tmp_path / "out"
+    report = export(
+        store, site, protocol="may_be_empty", folder=folder, form=Form.DICOM_SEG, what=What.TRUTHS, actor="tests"
+    )
+    assert (report.labels, report.skipped) == (1, ())
+    (path,) = (folder / "labels").iterdir()
+    assert path.name == f"{case_id}_sr.dcm"
+    assert dciodvfy_errors(path) == []
+    assert observers(path) == ["Consensus of 2 readers"]
+    assert volumes_from_sr(dcmread(path)) == {"anterior": 0.0, "posterior": 0.0}
+
+
+def observers(path: Path) -> list[str]:
+    """Who observed, as highdicom reads it: persons' names and devices'."""
+    contexts = hd.sr.srread(path).content.get_observer_contexts()
+    return [str(context.observer_identifying_attributes.name) for context in contexts]
 
 
 def test_cases_that_did_not_come_from_dicom_are_named_and_left_out(

@@ -34,10 +34,24 @@ def changed(folder: Path, *edits: tuple[str, str]) -> Path:
 
 def test_check_says_what_a_protocol_asks_for() -> None:
     said = overread("check", SHIPPED / "lung_nodule.yaml").stdout
-    assert "protocol lung_nodule version 1: Lung nodules on chest CT." in said
+    assert "protocol lung_nodule version 2: Lung nodules on chest CT." in said
     assert "boxes, segmentation" in said
     assert "Asked (integer, may be left open): How likely" in said
+    assert "F1 of lesions ≥ 1" in said
     assert "Readers a case: 4" in said
+    assert "Consensus: majority. Adjudicators a dispute: 1 (anyone)." in said
+
+
+def test_check_says_how_findings_become_truth_and_every_limit(tmp_path: Path) -> None:
+    more = "surface_dice_min: 0.9, surface_tolerance_mm: 1.5, volume_difference_max: 0.2, dice_min"
+    path = changed(
+        tmp_path,
+        ("anterior: {dice_min", f"anterior: {{{more}"),
+        ("rule: majority", "rule: staple, found_by_min: 1"),
+    )
+    said = overread("check", path).stdout
+    assert "Consensus: staple, boxes and points that at least 1 found." in said
+    assert all(shown in said for shown in ("surface Dice ≥ 0.9", "surface mm ≤ 1.5", "volume difference ≤ 0.2"))
 
 
 def test_check_refuses_a_bad_file_with_its_line(tmp_path: Path) -> None:
@@ -75,7 +89,7 @@ def test_list_shows_each_protocol(store: Store, site: Site) -> None:
     store.add_protocol(load_protocol(SHIPPED / "lung_nodule.yaml"))
     said = overread("list", "--site", site.root).stdout
     assert "anterior, posterior" in said
-    assert "malignancy, image_quality, remark" in said
+    assert "malignancy, subtlety, internal_structure, calcification" in said
 
 
 def test_a_version_that_would_void_reads_is_added_only_on_purpose(

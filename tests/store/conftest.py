@@ -1,8 +1,10 @@
-"""Every test of the store runs on SQLite and on PostgreSQL."""
+"""Every test of the store runs on SQLite and on PostgreSQL; adjudicators for those about disputes."""
 
 import pytest
 
+from apps.accounts import Accounts
 from apps.settings import Site
+from labeling_protocols.records import Account, Role
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])
@@ -10,3 +12,14 @@ def database_url(request: pytest.FixtureRequest, site: Site) -> str:
     if request.param == "sqlite":
         return site.database_url
     return str(request.getfixturevalue("postgres").new_database())
+
+
+@pytest.fixture
+def judges(accounts: Accounts) -> tuple[Account, Account, Account]:
+    """Two adjudicators, of whom the second reads cases too, and a third of the group `chiefs`."""
+    role = frozenset({Role.ADJUDICATOR})
+    return (
+        accounts.add("judge", "judge-password", role),
+        accounts.add("other-judge", "judge-password", role | {Role.READER}),
+        accounts.add("chief", "chief-password", role, frozenset({"chiefs"})),
+    )

@@ -42,6 +42,7 @@ def protocols(draw: st.DrawFn) -> Protocol:
     structures = tuple(draw(_structure(name, value)) for name, value in zip(names[:cut], values, strict=True))
     outlined = [s.name for s in structures if Task.SEGMENTATION in s.tasks]
     groups = draw(st.lists(st.builds(SeatRule, count=st.integers(1, 4), group=st.none() | NAMES), max_size=4))
+    seats = sum(rule.count for rule in groups) or draw(st.integers(1, 20))
     pairs = [(a, b) for i, a in enumerate(outlined) for b in outlined[i + 1 :]]
     return Protocol(
         name=draw(NAMES),
@@ -53,14 +54,18 @@ def protocols(draw: st.DrawFn) -> Protocol:
         questions=tuple(draw(_question(name)) for name in names[cut:]),
         overlaps=tuple(draw(st.lists(st.sampled_from(pairs), unique=True))) if pairs else (),
         may_be_empty=draw(st.booleans()),
-        readers_per_case=sum(rule.count for rule in groups) or draw(st.integers(1, 20)),
+        readers_per_case=seats,
         seats=tuple(groups),
         seat_lease_minutes=draw(st.integers(1, 10_000)),
         prelabels=draw(st.sampled_from(PrelabelPolicy)),
         blinding=Blinding(lifts=draw(st.sampled_from(BlindingLifts))),
         calibration=draw(st.none() | st.builds(Calibration, every=st.integers(1, 50), limits=_limits(structures))),
         agreement=draw(_limits(structures)),
-        consensus=Consensus(rule=ConsensusRule.MAJORITY, ties=draw(st.sampled_from(Ties))),
+        consensus=Consensus(
+            rule=draw(st.sampled_from(ConsensusRule)),
+            ties=draw(st.sampled_from(Ties)),
+            found_by_min=draw(st.none() | st.integers(1, seats)),
+        ),
         adjudication=draw(_adjudication()),
         gate=GateLimits(
             dice_mean_min=draw(FRACTIONS),
@@ -92,8 +97,15 @@ def _limits(draw: st.DrawFn, structures: tuple[Structure, ...]) -> dict[str, Agr
         fields: dict[str, Any] = {}
         if Task.SEGMENTATION in structure.tasks:
             fields |= {"dice_min": draw(FRACTIONS), "hd95_mm_max": draw(DISTANCES_MM)}
+            fields |= {
+                name: draw(FRACTIONS) for name in ("volume_difference_max", "lesion_f1_min") if draw(st.booleans())
+            }
+            if draw(st.booleans()):
+                fields |= {"surface_dice_min": draw(FRACTIONS), "surface_tolerance_mm": draw(DISTANCES_MM)}
         if set(structure.tasks) - {Task.SEGMENTATION}:
-            fields |= {"f1_min": draw(FRACTIONS), "match_mm_max": draw(DISTANCES_MM)}
+            by_iou = Task.POINTS not in structure.tasks and draw(st.booleans())
+            matching = {"match_iou_min": draw(st.floats(0.01, 1))} if by_iou else {"match_mm_max": draw(DISTANCES_MM)}
+            fields |= {"f1_min": draw(FRACTIONS), **matching}
         limits[structure.name] = AgreementLimits(**fields)
     return limits
 

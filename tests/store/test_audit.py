@@ -8,7 +8,7 @@ from apps.settings import Site
 from labeling_protocols import audit, schema
 from labeling_protocols.audit import Action, entries, verify
 from labeling_protocols.label import Label
-from labeling_protocols.records import Account, Role
+from labeling_protocols.records import Account, Part, Role
 from labeling_protocols.settlement import adjudicate
 from labeling_protocols.store import Store
 from labeling_protocols.worklist import next_case, reassign, skip
@@ -41,7 +41,7 @@ def test_a_case_leaves_its_story(store: Store, site: Site, accounts: object, rea
         store,
         case_id=case.id,
         adjudicator=judge.id,
-        choice=readers[0].id,
+        parts=[Part(source=f"reader:{readers[0].id}")],
         rationale="follows the alveus",
         signing_key=site.signing_key,
     )
@@ -55,6 +55,8 @@ def test_a_case_leaves_its_story(store: Store, site: Site, accounts: object, rea
         (ben, Action.SEAT_CLAIMED),
         (ann, Action.READ_SAVED),
         (ben, Action.READ_SAVED),
+        ("server", Action.DISPUTE_MADE),
+        (judge.id, Action.DISPUTE_CLAIMED),
         (judge.id, Action.ADJUDICATED),
     ]
     assert (report.broken, report.entries) == (None, len(actions(store)))

@@ -14,16 +14,20 @@ from typer.testing import CliRunner
 from apps.command import app
 from apps.settings import Site, make_site
 from labeling_protocols import audit, schema
+from labeling_protocols.adjudications import adjudicate, adjudications, signature_holds
 from labeling_protocols.audit import Action
 from labeling_protocols.backup import BackupError, back_up, backups, files_of, opened
 from labeling_protocols.blobs import FolderBlobs
+from labeling_protocols.disputes import claim, reopen, standing_over
+from labeling_protocols.edits import begin_edit, save_edit
 from labeling_protocols.engine import make_engine
-from labeling_protocols.records import Account, Case
+from labeling_protocols.records import Account, Case, Part
+from labeling_protocols.settlement import settle
 from labeling_protocols.store import Store
 from labeling_protocols.worklist import next_case
 from tests.conftest import image_of
 from tests.postgres import Postgres
-from tests.store.examples import assert_whole, numbered_label, seated_cases
+from tests.store.examples import assert_whole, disputed_case, numbered_label, seated_cases
 from tests.store.processes import CONTEXT
 
 
@@ -49,6 +53,21 @@ def cases(store: Store, readers: tuple[Account, Account]) -> list[Case]:
     for number, case in enumerate(cases):
         store.save_read(case_id=case.id, reader=readers[0].id, label=numbered_label(number))
     return cases
+
+
+@pytest.fixture
+def settled(store: Store, site: Site, readers: tuple[Account, Account], judges: tuple[Account, ...]) -> Case:
+    """A dispute that was drawn anew, decided, reopened and claimed again."""
+    case = disputed_case(store, readers, seed=9)
+    begin_edit(store, case.id, judges[0].id, "consensus:union")
+    save_edit(store, case.id, judges[0].id, numbered_label(5))
+    parts = [Part(source="edit:1"), Part(source=f"reader:{readers[0].id}", structure="anterior")]
+    named = {"case_id": case.id, "adjudicator": judges[0].id, "rationale": "drawn anew"}
+    adjudicate(store, parts=parts, signing_key=site.signing_key, **named)  # type: ignore[arg-type]
+    reopen(store, case.id, judges[1].id, "look again")
+    settle(store, case.id)
+    claim(store, case.id, judges[1].id)
+    return case
 
 
 @pytest.fixture
@@ -79,7 +98,7 @@ def restored(folder: Path, to: Path, *options: str) -> Site:
 
 
 def test_a_site_comes_back_as_it_was_on_either_database(
-    store: Store, site: Site, cases: list[Case], folder: Path, tmp_path: Path, postgres: Postgres
+    store: Store, site: Site, cases: list[Case], settled: Case, folder: Path, tmp_path: Path, postgres: Postgres
 ) -> None:
     (site.folder("archive") / "series.dcm").write_bytes(b"pixels")
     assert "keep it where only you can read it" in run("store", "backup", folder, "--site", site.root)
@@ -95,6 +114,9 @@ def test_a_site_comes_back_as_it_was_on_either_database(
         assert copy.secret == site.secret
         kept = Store(copy.database_url, copy.blobs)
         assert [kept.label(read.label).layers_LZYX.sum() for read in kept.reads(cases[0].id)]
+        assert standing_over(kept, settled.id) == standing_over(store, settled.id)
+        [decision] = adjudications(kept, settled.id)
+        assert signature_holds(decision, copy.public_key)
         kept.close()
 
 

@@ -18,11 +18,14 @@ from sqlalchemy.exc import OperationalError
 
 from apps.accounts import Accounts
 from apps.settings import Site
+from labeling_protocols.adjudications import adjudicate, adjudications
+from labeling_protocols.disputes import DisputeError, claim, release, reopen, standing_over
+from labeling_protocols.edits import begin_edit, edits, save_edit
 from labeling_protocols.engine import UnusableDatabaseError
 from labeling_protocols.label import Label
 from labeling_protocols.protocol import Protocol
-from labeling_protocols.records import Outcome, Role
-from labeling_protocols.settlement import AdjudicationError, adjudicate, adjudication_of, settle
+from labeling_protocols.records import Outcome, Part, Role
+from labeling_protocols.settlement import settle
 from labeling_protocols.store import SeatError, Store, WithdrawalError
 from labeling_protocols.verification import verify
 from labeling_protocols.worklist import next_case, own_work, seats
@@ -33,14 +36,14 @@ _ALONGSIDE = 2  # processes at once, so that one dies while another writes
 _MOST_LINES = 12  # two an act
 _LONGEST_S = 0.02  # after the last of them
 _LIMIT_S = 60.0
-_REFUSALS = (SeatError, WithdrawalError, AdjudicationError)
+_REFUSALS = (SeatError, WithdrawalError, DisputeError)
 _GONE = "the database is gone"
 
 
 @dataclass(frozen=True, kw_only=True)
 class People:
     readers: tuple[str, ...]
-    judge: str
+    judges: tuple[str, ...]
 
 
 @dataclass
@@ -104,7 +107,10 @@ def people(accounts: Accounts) -> People:
     readers = tuple(
         accounts.add(f"reader-{number}", "a-long-password", frozenset({Role.READER})).id for number in range(4)
     )
-    return People(readers=readers, judge=accounts.add("judge", "a-long-password", frozenset({Role.ADJUDICATOR})).id)
+    judges = tuple(
+        accounts.add(f"judge-{number}", "a-long-password", frozenset({Role.ADJUDICATOR})).id for number in range(2)
+    )
+    return People(readers=readers, judges=judges)
 
 
 def drill(store: Store, url: str, site: Site, people: People, kills: int, disturb: Callable[[int], None]) -> Tally:
@@ -170,7 +176,7 @@ def test_twenty_kills_lose_nothing(store: Store, site: Site, database_url: str, 
 @BOTH
 def test_three_hundred_kills_lose_nothing(store: Store, site: Site, database_url: str, people: People) -> None:
     tally = drill(store, database_url, site, people, 300, lambda number: None)
-    assert {"claim", "save", "withdraw", "adjudicate"} <= tally.interrupted.keys()
+    assert {"claim", "save", "withdraw", "adjudicate", "hold", "edit"} <= tally.interrupted.keys()
     assert_kept(store, site, tally)
 
 
@@ -200,7 +206,7 @@ def test_a_postgresql_that_is_killed_too_loses_nothing(
 def _live(url: str, site: Site, people: People, chance: random.Random, pipe: int, acts: int | None) -> None:
     """Act at random, `acts` times or for ever; each act is announced before it begins and acknowledged after."""
     store = Store(url, site.blobs)
-    choices = ("claim", "save", "save", "save", "withdraw", "adjudicate")
+    choices = ("claim", "save", "save", "save", "withdraw", "adjudicate", "hold", "edit", "reopen")
     for number in itertools.count():
         if number == acts:
             _say(pipe, "done")
@@ -222,23 +228,8 @@ def _act(store: Store, site: Site, people: People, chance: random.Random, act: s
             yield f"ack add {case.id}"
         else:
             yield f"ack claim {case.id} {reader}"
-    elif act == "adjudicate":
-        case = chance.choice(
-            store.cases("crash", (Outcome.UNJUDGED, Outcome.DISPUTED)) or store.cases("crash") or [None]
-        )
-        if case is not None:
-            settle(store, case.id)
-            choice = chance.choice(store.latest_reads(case.id) or [None])
-            if choice is not None:
-                decision = adjudicate(
-                    store,
-                    case_id=case.id,
-                    adjudicator=people.judge,
-                    choice=choice.reader,
-                    rationale="the border is plain",
-                    signing_key=site.signing_key,
-                )
-                yield f"ack adjudicate {case.id} {decision.signature}"
+    elif act in ("adjudicate", "hold", "edit", "reopen"):
+        yield from _settle(store, site, people, chance, act)
     else:
         work = own_work(store, "crash", reader)
         if work and act == "save":
@@ -248,6 +239,42 @@ def _act(store: Store, site: Site, people: People, chance: random.Random, act: s
             case_id = chance.choice(work).case
             taken_back = store.withdraw(case_id=case_id, reader=reader, actor=reader, reason="a slip")
             yield f"ack withdraw {case_id} {reader} {taken_back.revision}"
+
+
+def _settle(store: Store, site: Site, people: People, chance: random.Random, act: str) -> Iterator[str]:
+    """What an adjudicator does with a dispute: hold or give back, draw, decide, reopen."""
+    wanted = (Outcome.SETTLED,) if act == "reopen" else (Outcome.UNJUDGED, Outcome.DISPUTED)
+    known = store.cases("crash", wanted) or store.cases("crash")
+    if not known:
+        return
+    case_id, judge = chance.choice(known).id, chance.choice(people.judges)
+    if act == "reopen":
+        found = reopen(store, case_id, judge, "look again")
+        yield f"ack reopen {case_id} {found.round}"
+        return
+    settle(store, case_id)
+    reads = store.latest_reads(case_id)
+    if act == "hold":
+        held = (claim if chance.random() < 0.5 else release)(store, case_id, judge)
+        yield f"ack hold {case_id} {held.round}"
+    elif act == "edit":
+        begin_edit(store, case_id, judge, "consensus:majority")
+        edit = save_edit(store, case_id, judge, _label(chance))
+        yield f"ack edit {case_id} {judge} {edit.round} {edit.revision} {edit.label}"
+    elif reads:
+        first, second = chance.choice(reads), chance.choice(reads)
+        parts = [Part(source=f"reader:{first.reader}")]
+        if chance.random() < 0.5:
+            parts.append(Part(source=f"reader:{second.reader}", structure="posterior"))
+        decision = adjudicate(
+            store,
+            case_id=case_id,
+            adjudicator=judge,
+            parts=parts,
+            rationale="the border is plain",
+            signing_key=site.signing_key,
+        )
+        yield f"ack adjudicate {case_id} {decision.signature}"
 
 
 def _label(chance: random.Random) -> Label:
@@ -276,8 +303,13 @@ def _is_there(store: Store, act: tuple[str, ...]) -> bool:
     if kind == "claim":
         return rest[0] in {seat.reader for seat in seats(store, case_id)}
     if kind == "adjudicate":
-        decision = adjudication_of(store, case_id)
-        return decision is not None and decision.signature == rest[0]
+        return rest[0] in {decision.signature for decision in adjudications(store, case_id)}
+    if kind in ("hold", "reopen"):
+        found = standing_over(store, case_id)
+        return found is not None and found.round >= int(rest[0])
+    if kind == "edit":
+        of_round = {(edit.round, edit.revision): edit.label for edit in edits(store, case_id, rest[0])}
+        return of_round.get((int(rest[1]), int(rest[2]))) == rest[3]
     kept = {str(read.revision): read for read in store.reads(case_id, rest[0])}
     read = kept.get(rest[1])
     if read is None:

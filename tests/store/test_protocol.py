@@ -31,7 +31,7 @@ WRONG_ENTRIES = [
     ("readers_per_case: 2", 'readers_per_case: "2"', "readers_per_case:", "valid integer, found '2'"),
     ("readers_per_case: 2", "readers_per_case: 0", "readers_per_case:", "greater than or equal to 1, found 0"),
     ("version: 1", "version: true", "version:", "valid integer"),
-    ("rule: majority", "rule: vote", "consensus:", "'majority', found 'vote'"),
+    ("rule: majority", "rule: vote", "consensus:", "'union' or 'staple', found 'vote'"),
     ("title: Posterior", "titel: Posterior", "titel:", "Unexpected keyword"),
     ("dice_min: 0.75, hd95", "dice_min: 1.5, hd95", "anterior: {dice_min", "less than or equal to 1"),
     ("#e6772e", "orange", "color:", "match pattern"),
@@ -56,6 +56,15 @@ WRONG_ENTRIES = [
     ),
 ]
 
+# The same of findings, in the protocol that has boxes and points.
+WRONG_MATCHING = [
+    ("match_mm_max: 10.0", "match_mm_max: 10.0\n    match_iou_min: 0.3", "nodule:", "expected one of them"),
+    ("match_mm_max: 10.0", "hd95_mm_max: 5.0", "nodule:", "expected match_mm_max or match_iou_min, as nodule is boxed"),
+    ("match_mm_max: 5.0", "match_iou_min: 0.3", "micronodule:", "micronodule is pointed at; expected match_mm_max"),
+    ("match_mm_max: 5.0", "lesion_f1_min: 0.3", "micronodule:", "found lesion_f1_min, and micronodule is not outlined"),
+    ("    f1_min: 0.80\n", "", "nodule:", "expected f1_min, as nodule is boxed or pointed at; found none"),
+]
+
 # What takes several entries together: the loader's alone.
 WRONG_TOGETHER = [
     ("value: 2", "value: 1", "structures:", "every value must be used once, found 1 twice"),
@@ -64,6 +73,20 @@ WRONG_TOGETHER = [
     ("posterior: {dice_min: 0.75, ", "posterior: {", "posterior: {", "expected dice_min, as posterior is outlined"),
     ("posterior: {", "posterior: {f1_min: 0.5, ", "posterior: {", "found f1_min, and posterior is not boxed"),
     ("version: 1", "version: 1\nversion: 2", "version: 2", "a second time"),
+    (
+        "posterior: {",
+        "posterior: {surface_dice_min: 0.9, ",
+        "posterior: {",
+        "give both or neither; found surface_dice_min without surface_tolerance_mm",
+    ),
+    (
+        "posterior: {",
+        "posterior: {surface_tolerance_mm: 2, ",
+        "posterior: {",
+        "give both or neither; found surface_tolerance_mm without surface_dice_min",
+    ),
+    ("posterior: {", "posterior: {match_iou_min: 0.5, ", "posterior: {", "found match_iou_min, and posterior is not"),
+    ("ties: nearest_boundary", "ties: nearest_boundary, found_by_min: 3", "consensus:", "at most 2, the readers of a"),
     ("gate:", "gate: [", "  dice_min: {anterior: 0.65", "not valid YAML"),
     ("version: 1", "version: 1\nseats: [{count: 3}]", "seats:", "expected 2 in all, as readers_per_case says, found 3"),
     ("version: 1", "version: 1\noverlaps: [[anterior, tail]]", "overlaps:", "['anterior', 'posterior'], found tail"),
@@ -104,6 +127,26 @@ def test_a_bad_protocol_is_refused_with_file_line_and_what_was_expected(
     assert words in str(refusal.value)
 
 
+@pytest.mark.parametrize(("old", "new", "structure", "words"), WRONG_MATCHING)
+def test_findings_are_matched_in_one_way_that_fits_their_task(
+    tmp_path: Path, old: str, new: str, structure: str, words: str
+) -> None:
+    before, section, after = NODULE_TEXT.partition("\nagreement:")
+    if new.startswith("hd95"):
+        after = after.replace("    hd95_mm_max: 5.0\n", "", 1)
+    with pytest.raises(ProtocolError, match=rf"agreement\.{structure} .*{words}"):
+        load_text(tmp_path, before + section + after.replace(old, new, 1))
+
+
+def test_boxes_may_be_matched_by_what_they_share_and_outlines_held_to_more(tmp_path: Path) -> None:
+    more = (
+        "match_iou_min: 0.3\n    surface_dice_min: 0.9\n    surface_tolerance_mm: 2.0\n    volume_difference_max: 0.2"
+    )
+    limits = load_text(tmp_path, NODULE_TEXT.replace("match_mm_max: 10.0", more)).agreement["nodule"]
+    assert (limits.match_mm_max, limits.match_iou_min, limits.surface_dice_min) == (None, 0.3, 0.9)
+    assert (limits.surface_tolerance_mm, limits.volume_difference_max, limits.lesion_f1_min) == (2.0, 0.2, 1.0)
+
+
 @pytest.mark.parametrize(("old", "new", "line_of", "words"), WRONG_ENTRIES)
 def test_the_json_schema_refuses_what_the_loader_refuses(old: str, new: str, line_of: str, words: str) -> None:
     jsonschema = pytest.importorskip("jsonschema")
@@ -116,7 +159,9 @@ def test_the_json_schema_refuses_what_the_loader_refuses(old: str, new: str, lin
 def test_the_json_schema_explains_fields_to_an_editor() -> None:
     schema = json_schema()
     assert schema["properties"]["overlaps"]["description"].startswith("Pairs of structures that may share voxels")
-    assert "Dice" in schema["$defs"]["AgreementLimits"]["description"]
+    limits = schema["$defs"]["AgreementLimits"]
+    assert "Dice" in limits["description"]
+    assert all("description" in limits["properties"][name] for name in ("match_iou_min", "lesion_f1_min", "dice_min"))
 
 
 @pytest.mark.parametrize(

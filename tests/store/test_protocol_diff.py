@@ -66,6 +66,7 @@ def without(name: str) -> Edit:
 
 CYST = BooleanQuestion(name="cyst", title="Is there a cyst?", kind="boolean")
 LIVER, TUMOUR = ABDOMEN.structure("liver"), ABDOMEN.structure("liver_tumour")
+LIVER_LIMITS = ABDOMEN.agreement["liver"]
 TUMOUR_BOXED = {
     **ABDOMEN.agreement,
     "liver_tumour": AgreementLimits(f1_min=0.8, match_mm_max=9, dice_min=0.6, hd95_mm_max=9),
@@ -102,6 +103,22 @@ TUMOUR_BOXED = {
         (
             whole(agreement={**ABDOMEN.agreement, "liver": AgreementLimits(dice_min=0.95, hd95_mm_max=10.0)}),
             "dice_min of liver 0.92 -> 0.95: verdicts are computed again, reads stay",
+        ),
+        (
+            whole(agreement={**ABDOMEN.agreement, "liver": replace(LIVER_LIMITS, volume_difference_max=0.1)}),
+            "volume_difference_max of liver none -> 0.1: verdicts are computed again, reads stay",
+        ),
+        (
+            whole(calibration=Calibration(every=7, limits={**ABDOMEN.agreement})),
+            "calibration none -> every 7, limits liver: dice_min 0.92, hd95_mm_max 10; spleen: dice_min 0.92,",
+        ),
+        (
+            whole(consensus=replace(ABDOMEN.consensus, rule=ConsensusRule.STAPLE)),
+            "consensus.rule majority -> staple: truths are computed again, reads stay",
+        ),
+        (
+            whole(consensus=replace(ABDOMEN.consensus, found_by_min=1)),
+            "consensus.found_by_min none -> 1: truths are computed again, reads stay",
         ),
         (
             whole(consensus=Consensus(rule=ConsensusRule.MAJORITY, ties=Ties.BACKGROUND)),

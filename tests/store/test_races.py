@@ -12,10 +12,11 @@ from apps.accounts import Accounts
 from apps.settings import Site
 from labeling_protocols import audit
 from labeling_protocols.audit import Action
+from labeling_protocols.disputes import DisputeError, reopen
 from labeling_protocols.label import Label
 from labeling_protocols.protocol import Protocol
-from labeling_protocols.records import Account, Role
-from labeling_protocols.settlement import AdjudicationError, adjudicate, settle
+from labeling_protocols.records import Account, Part, Role
+from labeling_protocols.settlement import adjudicate, settle
 from labeling_protocols.store import Store, WithdrawalError
 from labeling_protocols.worklist import next_case, seats
 from tests.conftest import image_of, label_of
@@ -133,12 +134,14 @@ def test_saving_withdrawing_and_adjudicating_at_once_never_deadlock(
     def decide(own: Store, number: int, turn: int) -> None:
         case = cases[turn % 6]
         settle(own, case.id)
-        with contextlib.suppress(AdjudicationError):  # no dispute now, or the other judge was faster
+        with contextlib.suppress(DisputeError):  # no dispute now, or the other judge was faster
+            if turn % 4 == 0:
+                reopen(own, case.id, judges[number % 2].id, "look again")
             adjudicate(
                 own,
                 case_id=case.id,
                 adjudicator=judges[number % 2].id,
-                choice=readers[0].id,
+                parts=[Part(source=f"reader:{readers[0].id}")],
                 rationale="the border is plain",
                 signing_key=site.signing_key,
             )

@@ -7,6 +7,7 @@ import yaml
 from pydicom.sr._concepts_dict import concepts
 
 from labeling_protocols.protocol import SHIPPED, Protocol, json_schema, load_protocol
+from labeling_protocols.protocol_parts import IntegerQuestion
 
 FILES = sorted(SHIPPED.glob("*.yaml"))
 CATEGORIES, ORGANS, LESIONS, OPACITIES, SIDES, REGIONS = 7150, 7154, 7159, 6104, 244, 4
@@ -82,6 +83,32 @@ def test_hippocampus_version_1_says_what_it_always_said() -> None:
     # Sites have kept this version under this digest; changed content needs a new version.
     digest = "8d88f68e35bf431cc019c4bdb9ce0b0faab95b7295266ec7a4b9fc4faf17d7a0"
     assert load_protocol(SHIPPED / "hippocampus.yaml").digest == digest
+
+
+def test_abdomen_version_1_says_what_it_always_said() -> None:
+    digest = "e6fd1c15410f64e735215b94f8845214f1aa1ac49b727893948b56fd30b9b76b"
+    assert load_protocol(SHIPPED / "abdomen_ct.yaml").digest == digest
+
+
+def test_lung_nodules_are_judged_by_all_of_lidcs_characteristics_and_none_must_be_answered() -> None:
+    questions = {question.name: question for question in load_protocol(SHIPPED / "lung_nodule.yaml").questions}
+    scales = {question.name: question.max for question in questions.values() if isinstance(question, IntegerQuestion)}
+    assert scales == {
+        "malignancy": 5,
+        "subtlety": 5,
+        "internal_structure": 4,
+        "calcification": 6,
+        "sphericity": 5,
+        "margin": 5,
+        "lobulation": 5,
+        "spiculation": 5,
+        "texture": 5,
+    }
+    assert not any(question.required for question in questions.values())
+
+
+def test_a_lung_nodule_that_not_everybody_outlined_is_a_dispute() -> None:
+    assert load_protocol(SHIPPED / "lung_nodule.yaml").agreement["nodule"].lesion_f1_min == 1.0
 
 
 def _context_groups(scheme: str, value: str) -> set[int]:

@@ -11,8 +11,9 @@ from apps.accounts import Accounts
 from apps.settings import Site
 from labeling_protocols import schema
 from labeling_protocols.blobs import FolderBlobs
+from labeling_protocols.edits import begin_edit, save_edit
 from labeling_protocols.label import Label
-from labeling_protocols.records import Account, Case, Role
+from labeling_protocols.records import Account, Case, Part, Role
 from labeling_protocols.settlement import adjudicate, settle
 from labeling_protocols.store import Store
 from labeling_protocols.verification import Verification, repair, verify
@@ -34,11 +35,13 @@ def used(store: Store, site: Site, accounts: Accounts, readers: tuple[Account, A
         if case in second:
             save(store, case, readers[1], 3 if number == 0 else 0)
             settle(store, case.id)
+    begin_edit(store, first[0].id, judge.id, "consensus:union")
+    save_edit(store, first[0].id, judge.id, Label.of(label_of(1)))
     adjudicate(
         store,
         case_id=first[0].id,
         adjudicator=judge.id,
-        choice=readers[0].id,
+        parts=[Part(source=f"reader:{readers[0].id}")],
         rationale="the border is plain in the next slice",
         signing_key=site.signing_key,
     )
@@ -120,6 +123,10 @@ TAMPERED = {
     "update audit set actor = 'nobody' where id = 9": "the audit chain is broken: entry 9",
     "update adjudications set rationale = 'another'": "the signature",
     "update adjudications set label = :digest": "is not that of the reader",
+    "update edits set revision = 5 where revision = 1": "are 0, 5, not 0 and on",
+    "update disputes set state = 'claimed'": "its holder is None",
+    "update disputes set round = 0": "in round 0, decided in round 1",
+    "delete from edits": "tells of an edit",
     "delete from withdrawals": "tells of a withdrawal",
     "update seats set state = 'claimed' where state = 'read'": "claimed, but reader",
     "update seats set reader = null where state = 'claimed'": "its reader is None",

@@ -1,27 +1,36 @@
-// Shows a disputed case: the image in NiiVue, and over it each reader's outline as lines of his own colour and dash.
-'use strict';
+// Shows a disputed case: the image in NiiVue, over it each reader's outlines as lines of his own colour, dash and letter.
+import { Volume, fetchNifti } from './volume.js';
+import { Outlines } from './outlines.js';
 
 const dispute = JSON.parse(document.getElementById('dispute').textContent);
-const canvas = document.getElementById('canvas');
-const sheet = document.getElementById('outlines');
-const place = document.getElementById('place');
-const fill = document.getElementById('fill');
-const opacity = document.getElementById('opacity');
-const buttons = [...document.querySelectorAll('button.layer')];
+const byId = (id) => document.getElementById(id);
+const [canvas, sheet, place, loading, opacity] = ['canvas', 'outlines', 'place', 'loading', 'opacity'].map(byId);
+const layerButtons = [...document.querySelectorAll('button.layer')];
+const windowButtons = [...document.querySelectorAll('button.window')];
+const lesionButtons = [...document.querySelectorAll('button.lesion')];
 
-// Colour and dash of a layer, as in review.css: never colour alone. The structures of a layer are its shades.
+// Colour and dash of a label, as in review.css: never colour alone, and a letter stands at the line.
 const STYLES = {
-  A: { color: [255, 176, 0], dash: [] },
-  B: { color: [76, 201, 240], dash: [0.62, 0.38] },
-  C: { color: [224, 123, 224], dash: [0.25, 0.25] },
-  D: { color: [163, 217, 93], dash: [0.8, 0.2] },
-  majority: { color: [244, 244, 244], dash: [0.3, 0.7] },
+  A: { color: '#ffb000', dash: [] },
+  B: { color: '#4cc9f0', dash: [9, 5] },
+  C: { color: '#e07be0', dash: [2, 4] },
+  D: { color: '#a3d95d', dash: [12, 4, 2, 4] },
+  E: { color: '#ff8a80', dash: [16, 8] },
+  edit: { color: '#7ef0d0', dash: [5, 2] },
+  consensus: { color: '#f4f4f4', dash: [4, 4] },
 };
+const PLANES = [{ across: 0, up: 1, through: 2 }, { across: 0, up: 2, through: 1 }, { across: 1, up: 2, through: 0 }];
 const LINE_PX = 2;
-const layers = [
-  ...dispute.reads.map((read) => ({ name: read.letter, url: read.label })),
-  { name: 'majority', url: dispute.majority },
-];
+const TAG_PX = 13;
+const TAG_AREA = 6; // voxels: smaller outlines carry no letter
+const WINDOWS = { lung: [-1350, 150], soft: [-160, 240], bone: [-500, 1300], brain: [0, 80] }; // Hounsfield units
+const PERCENTILES = [0.01, 0.99];
+const UP = { ArrowUp: [0, 0, 1], ArrowDown: [0, 0, -1], PageUp: [0, 0, 5], PageDown: [0, 0, -5] };
+const ASIDE = { ArrowUp: [0, 1, 0], ArrowDown: [0, -1, 0], ArrowLeft: [-1, 0, 0], ArrowRight: [1, 0, 0] };
+
+const files = new Map(); // what was fetched, by the file's name
+let volume;
+let lesion = -1;
 
 const viewer = new niivue.Niivue({
   backColor: [0, 0, 0, 1],
@@ -42,127 +51,278 @@ const viewer = new niivue.Niivue({
   },
 });
 
-function styleOf(name) {
-  return STYLES[name] || STYLES.D;
+const isOn = (button) => button.getAttribute('aria-pressed') === 'true';
+const press = (button, on = !isOn(button)) => button.setAttribute('aria-pressed', String(on));
+const styleOf = (name) => STYLES[name] || (dispute.readers.includes(name) ? STYLES.E : STYLES.consensus);
+const fileOf = (name) => (dispute.readers.includes(name) ? 'readers' : name);
+
+// Which patterns have a structure in a label, by names that loops are kept under.
+function testOf(outlines, label, structure) {
+  const at = outlines.labels.indexOf(label);
+  return (pattern) => pattern[at].includes(structure.value);
 }
 
-function shade(name, index) {
-  const factor = 1 - 0.22 * (index / Math.max(1, dispute.structures.length - 1 || 1));
-  return styleOf(name).color.map((channel) => Math.round(channel * factor));
+function differs(pattern) {
+  return pattern.some((values) => values.join() !== pattern[0].join());
 }
 
-function colormap(name) {
-  const colors = [[0, 0, 0], ...dispute.structures.map((_, index) => shade(name, index))];
+function shownLabels() {
+  return layerButtons.filter(isOn).map((button) => button.dataset.layer).filter((name) => files.has(fileOf(name)));
+}
+
+function shownStructures() {
+  const only = byId('only').value;
+  return dispute.structures.filter((structure) => !only || structure.name === only);
+}
+
+// Where a voxel's corner lies on the canvas. NiiVue's views are straight: millimetres map linearly to pixels.
+function gridOf(tile, plane) {
+  const { extentsMinOrtho: low, extentsMaxOrtho: high, dimsRAS } = volume.item;
+  const [left, top, width, height] = tile.leftTopWidthHeight;
+  const along = (axis, index) => {
+    const voxel = ((high[axis] - low[axis]) / dimsRAS[axis + 1]) / tile.fovMM[index];
+    return { start: (low[axis] - tile.leftTopMM[index]) / tile.fovMM[index], voxel };
+  };
+  const [x, y] = [along(plane.across, 0), along(plane.up, 1)];
   return {
-    R: colors.map((color) => color[0]),
-    G: colors.map((color) => color[1]),
-    B: colors.map((color) => color[2]),
-    A: colors.map((_, index) => (index === 0 ? 0 : 255)),
-    I: [0, ...dispute.structures.map((structure) => structure.value)],
-    labels: ['', ...dispute.structures.map((structure) => structure.title)],
+    x: (voxel) => left + (x.start + x.voxel * voxel) * width,
+    y: (voxel) => top + (1 - y.start - y.voxel * voxel) * height,
+    index: Math.min(dimsRAS[plane.through + 1] - 1, Math.floor(tile.sliceFrac * dimsRAS[plane.through + 1])),
   };
 }
 
-function isOn(button) {
-  return button.getAttribute('aria-pressed') === 'true';
-}
-
-function shownLayers() {
-  return layers.filter((layer) => isOn(buttons.find((button) => button.dataset.layer === layer.name)));
-}
-
-// Where voxel edges of a 2D view lie on the canvas. NiiVue's views are straight: millimetres map linearly to pixels.
-function edges(tile, axis, along) {
-  const volume = viewer.volumes[0];
-  const [from, to] = [volume.extentsMinOrtho[axis], volume.extentsMaxOrtho[axis]];
-  const count = volume.dimsRAS[axis + 1];
-  const [left, top, width, height] = tile.leftTopWidthHeight;
-  return Array.from({ length: count + 1 }, (_, index) => {
-    const mm = from + ((to - from) * index) / count;
-    const share = (mm - tile.leftTopMM[along]) / tile.fovMM[along];
-    return along === 0 ? left + share * width : top + (1 - share) * height;
+function pathOf(loops, grid) {
+  const path = new Path2D();
+  loops.forEach(({ points }) => {
+    path.moveTo(grid.x(points[0]), grid.y(points[1]));
+    for (let index = 2; index < points.length; index += 2) path.lineTo(grid.x(points[index]), grid.y(points[index + 1]));
+    path.closePath();
   });
+  return path;
 }
 
-// The outline of every structure in one view: each voxel edge across which the label changes.
-function outlineTile(context, tile, layer, labels, dims) {
-  const [across, up, through] = [[0, 1, 2], [0, 2, 1], [1, 2, 0]][tile.axCorSag];
-  const strides = [1, dims[1], dims[1] * dims[2]];
-  const counts = [dims[across + 1], dims[up + 1]];
-  const slice = Math.min(dims[through + 1] - 1, Math.floor(tile.sliceFrac * dims[through + 1])) * strides[through];
-  const at = (i, j) => (i < 0 || j < 0 || i >= counts[0] || j >= counts[1] ? 0 : labels[slice + i * strides[across] + j * strides[up]]);
-  const xs = edges(tile, across, 0);
-  const ys = edges(tile, up, 1);
-  const voxel = Math.abs(xs[1] - xs[0]);
-  const paths = new Map(dispute.structures.map((structure) => [structure.value, new Path2D()]));
-  const stroke = (path, x0, y0, x1, y1) => { path.moveTo(x0, y0); path.lineTo(x1, y1); };
-  for (let j = 0; j < counts[1]; j += 1) {
-    for (let i = 0; i < counts[0]; i += 1) {
-      const path = paths.get(at(i, j));
-      if (!path) continue;
-      const value = at(i, j);
-      if (at(i - 1, j) !== value) stroke(path, xs[i], ys[j], xs[i], ys[j + 1]);
-      if (at(i + 1, j) !== value) stroke(path, xs[i + 1], ys[j], xs[i + 1], ys[j + 1]);
-      if (at(i, j - 1) !== value) stroke(path, xs[i], ys[j], xs[i + 1], ys[j]);
-      if (at(i, j + 1) !== value) stroke(path, xs[i], ys[j + 1], xs[i + 1], ys[j + 1]);
+function drawTile(context, tile) {
+  const plane = PLANES[tile.axCorSag];
+  const grid = gridOf(tile, plane);
+  const readers = files.get('readers');
+  if (isOn(byId('differences'))) hatch(context, pathOf(readers.loops(plane, grid.index, 'differs', differs), grid));
+  const tags = [];
+  for (const name of shownLabels()) {
+    const outlines = files.get(fileOf(name));
+    const style = styleOf(name);
+    for (const structure of shownStructures()) {
+      const loops = outlines.loops(plane, grid.index, `${name} ${structure.value}`, testOf(outlines, name, structure));
+      if (!loops.length) continue;
+      stroke(context, pathOf(loops, grid), style);
+      const largest = loops.reduce((most, loop) => (loop.area > most.area ? loop : most));
+      if (largest.area >= TAG_AREA) tags.push({ name, style, ...tagPlace(largest, grid, name) });
     }
+    marks(context, outlines, name, plane, grid, style, tags);
   }
-  context.setLineDash(styleOf(layer.name).dash.map((share) => share * Math.max(voxel, 6)));
-  dispute.structures.forEach((structure, index) => {
-    context.strokeStyle = `rgb(${shade(layer.name, index).join(' ')})`;
-    context.stroke(paths.get(structure.value));
-  });
+  tags.forEach((tag) => letter(context, tag));
+}
+
+function stroke(context, path, style) {
+  if (isOn(byId('fill'))) {
+    context.globalAlpha = 0.35 * Number(opacity.value);
+    context.fillStyle = style.color;
+    context.fill(path, 'evenodd');
+  }
+  const width = LINE_PX * (window.devicePixelRatio || 1);
+  context.setLineDash([]);
+  context.globalAlpha = 0.45 * Number(opacity.value);
+  context.strokeStyle = '#000';
+  context.lineWidth = 2 * width;
+  context.stroke(path);
+  context.globalAlpha = Number(opacity.value);
+  context.setLineDash(style.dash.map((px) => px * (window.devicePixelRatio || 1)));
+  context.strokeStyle = style.color;
+  context.lineWidth = width;
+  context.stroke(path);
+}
+
+function hatch(context, path) {
+  const cell = new OffscreenCanvas(8, 8);
+  const pen = cell.getContext('2d');
+  pen.strokeStyle = '#ff5d5d';
+  pen.lineWidth = 1.6;
+  [-8, 0, 8].forEach((x) => { pen.moveTo(x - 1, 9); pen.lineTo(x + 9, -1); });
+  pen.stroke();
+  context.globalAlpha = Number(opacity.value);
+  context.fillStyle = context.createPattern(cell, 'repeat');
+  context.fill(path, 'evenodd');
+}
+
+// The point of a loop that lies furthest in the label's own direction, so that letters of like outlines stay apart.
+function tagPlace({ points }, grid, name) {
+  const at = layerButtons.findIndex((button) => button.dataset.layer === name);
+  const angle = (2 * Math.PI * at) / layerButtons.length + 0.8;
+  const [dx, dy] = [Math.cos(angle), -Math.sin(angle)];
+  let best = null;
+  for (let index = 0; index < points.length; index += 2) {
+    const [x, y] = [grid.x(points[index]), grid.y(points[index + 1])];
+    if (!best || x * dx + y * dy > best.reach) best = { x, y, reach: x * dx + y * dy };
+  }
+  return { x: best.x + 9 * dx, y: best.y + 9 * dy };
+}
+
+function letter(context, { name, style, x, y }) {
+  context.setLineDash([]);
+  context.globalAlpha = 1;
+  context.font = `600 ${TAG_PX * (window.devicePixelRatio || 1)}px system-ui, sans-serif`;
+  context.textAlign = 'center';
+  context.textBaseline = 'middle';
+  context.lineWidth = 3;
+  context.strokeStyle = '#000';
+  context.fillStyle = style.color;
+  const text = name.length === 1 ? name : name[0];
+  context.strokeText(text, x, y);
+  context.fillText(text, x, y);
+}
+
+// Boxes and points of a label in this slice.
+function marks(context, outlines, name, plane, grid, style, tags) {
+  const mine = (mark) => mark.label === name && shownStructures().some((structure) => structure.name === mark.structure);
+  for (const box of outlines.boxes.filter(mine)) {
+    const [a, b] = [outlines.placed(box.low_XYZ), outlines.placed(box.high_XYZ)];
+    const [low, high] = [a.map((value, axis) => Math.min(value, b[axis])), a.map((value, axis) => Math.max(value, b[axis]))];
+    if (grid.index < low[plane.through] - 0.5 || grid.index > high[plane.through] + 0.5) continue;
+    const [x0, x1] = [low, high].map((corner) => grid.x(corner[plane.across] + 0.5));
+    const [y0, y1] = [low, high].map((corner) => grid.y(corner[plane.up] + 0.5));
+    const path = new Path2D();
+    path.rect(x0, y1, x1 - x0, y0 - y1);
+    stroke(context, path, style);
+    tags.push({ name, style, x: x0 - 8, y: y1 + 14 * layerButtons.findIndex((button) => button.dataset.layer === name) });
+  }
+  for (const point of outlines.points.filter(mine)) {
+    const at = outlines.placed(point.place_XYZ);
+    if (Math.abs(at[plane.through] - grid.index) > 1) continue;
+    const [x, y] = [grid.x(at[plane.across] + 0.5), grid.y(at[plane.up] + 0.5)];
+    const path = new Path2D();
+    [[7, 0], [0, 7]].forEach(([dx, dy]) => { path.moveTo(x - dx, y - dy); path.lineTo(x + dx, y + dy); });
+    stroke(context, path, { ...style, dash: [] });
+    tags.push({ name, style, x: x + 12, y: y + 12 * layerButtons.findIndex((button) => button.dataset.layer === name) - 8 });
+  }
 }
 
 function drawOutlines() {
   sheet.width = canvas.width;
   sheet.height = canvas.height;
-  if (isOn(fill) || viewer.volumes.length <= layers.length) return;
+  if (!files.has('readers') || !volume) return;
   const context = sheet.getContext('2d');
-  context.lineWidth = LINE_PX * (window.devicePixelRatio || 1);
-  context.globalAlpha = Number(opacity.value);
-  context.lineCap = 'square';
+  context.lineJoin = 'round';
   for (const tile of viewer.screenSlices.filter((candidate) => candidate.axCorSag <= 2)) {
     context.save();
     context.beginPath();
     context.rect(...tile.leftTopWidthHeight);
     context.clip();
-    shownLayers().forEach((layer) => outlineTile(context, tile, layer, layer.labels, viewer.volumes[0].dimsRAS));
+    drawTile(context, tile);
     context.restore();
   }
 }
 
-function draw() {
-  const shown = shownLayers();
-  layers.forEach((layer, index) => {
-    viewer.volumes[index + 1].opacity = isOn(fill) && shown.includes(layer) ? 0.7 * Number(opacity.value) : 0;
-  });
-  viewer.updateGLVolume();
-  viewer.drawScene();
-}
-
-function toggle(button) {
-  button.setAttribute('aria-pressed', String(!isOn(button)));
-  draw();
-}
-
-function lookAtDisagreement() {
-  viewer.scene.crosshairPos = viewer.mm2frac(dispute.focus_mm_RAS);
+// Go to a place in voxels of the viewer's axes, or in millimetres.
+function lookAt(fraction) {
+  viewer.scene.crosshairPos = fraction;
   viewer.createOnLocationChange();
   viewer.drawScene();
 }
 
+function fractionOf(voxel) {
+  return voxel.map((value, axis) => (value + 0.5) / volume.item.dimsRAS[axis + 1]);
+}
+
+function lookAtDisagreement() {
+  const only = shownStructures().map((structure) => structure.value);
+  const kept = (values) => values.filter((value) => only.includes(value));
+  const outlines = files.get('readers');
+  const found = outlines.fullest((pattern) => differs(pattern.map(kept)));
+  const mark = outlines.points[0]?.place_XYZ || outlines.boxes[0]?.low_XYZ.map((low, axis) => (low + outlines.boxes[0].high_XYZ[axis]) / 2);
+  if (found) lookAt(fractionOf(found));
+  else lookAt(mark ? fractionOf(outlines.placed(mark)) : [0.5, 0.5, 0.5]);
+}
+
+function lookAtLesion(step) {
+  if (!lesionButtons.length) return;
+  const first = lesion < 0 && step < 0 ? 0 : lesion;
+  lesion = (first + step + lesionButtons.length) % lesionButtons.length;
+  showLesion(lesion);
+}
+
+function showLesion(index) {
+  lesion = index;
+  lesionButtons.forEach((button, at) => (at === index ? button.setAttribute('aria-current', 'true') : button.removeAttribute('aria-current')));
+  const button = lesionButtons[index];
+  byId('where').textContent = `Lesion ${index + 1} of ${lesionButtons.length}: ${button.dataset.title}`;
+  button.scrollIntoView({ block: 'nearest' });
+  lookAt(viewer.mm2frac(JSON.parse(button.dataset.centre)));
+}
+
+async function toggleLayer(button) {
+  press(button);
+  const file = fileOf(button.dataset.layer);
+  if (isOn(button) && !files.has(file)) await fetchOutlines(file);
+  drawOutlines();
+}
+
+async function fetchOutlines(file) {
+  files.set(file, new Outlines(await fetchNifti(`${dispute.folder}/outlines-${file}.nii`), volume.item));
+}
+
+// A label that changed since it was fetched, such as a new revision of the adjudicator's own edit.
+export async function renewed(name) {
+  files.delete(name);
+  const button = layerButtons.find((candidate) => candidate.dataset.layer === name);
+  if (!button) return;
+  button.hidden = false;
+  press(button, true);
+  await fetchOutlines(name);
+  drawOutlines();
+}
+
+function windowOf(name) {
+  return WINDOWS[name] || volume.percentiles(...(name === 'full' ? [0, 1] : PERCENTILES));
+}
+
+function setWindow(button) {
+  windowButtons.forEach((other) => press(other, other === button));
+  volume.window(viewer, windowOf(button.dataset.window));
+}
+
+function nextWindow() {
+  const at = windowButtons.findIndex(isOn);
+  setWindow(windowButtons[(at + 1) % windowButtons.length]);
+}
+
+function allOutlines() {
+  const readers = layerButtons.filter((button) => dispute.readers.includes(button.dataset.layer));
+  const on = !readers.some(isOn);
+  readers.forEach((button) => press(button, on));
+  drawOutlines();
+}
+
+function setOpacity(step) {
+  opacity.value = String(Number(opacity.value) + step);
+  drawOutlines();
+}
+
+function move(steps) {
+  viewer.moveCrosshairInVox(...steps);
+  viewer.drawScene();
+}
+
 async function open() {
+  const fetched = Promise.all(['image', 'outlines-readers'].map((name) => fetchNifti(`${dispute.folder}/${name}.nii`)));
+  performance.mark('begun');
   await viewer.attachToCanvas(canvas);
-  await viewer.loadVolumes([
-    { url: dispute.image, name: 'image.nii.gz' },
-    ...layers.map((layer) => ({ url: layer.url, name: `${layer.name}.nii.gz`, opacity: 0 })),
-  ]);
-  layers.forEach((layer, index) => {
-    const volume = viewer.volumes[index + 1];
-    volume.setColormapLabel(colormap(layer.name));
-    layer.labels = volume.img2RAS();
-  });
+  performance.mark('viewer');
+  const [image, readers] = await fetched;
+  performance.mark('fetched');
+  volume = new Volume(image);
+  const first = windowButtons.find(isOn);
+  await volume.attach(viewer, windowOf(first.dataset.window));
+  files.set('readers', new Outlines(readers, volume.item));
+  performance.mark('attached');
   viewer.setSliceType(viewer.sliceTypeMultiplanar);
   const drawScene = viewer.drawScene.bind(viewer);
   viewer.drawScene = () => {
@@ -170,30 +330,53 @@ async function open() {
     drawOutlines();
     return drawn;
   };
-  draw();
   lookAtDisagreement();
-  document.getElementById('loading').hidden = true;
+  loading.hidden = true;
   document.body.dataset.shown = 'true';
+  performance.mark('shown');
 }
 
-buttons.forEach((button) => button.addEventListener('click', () => toggle(button)));
-fill.addEventListener('click', () => toggle(fill));
-opacity.addEventListener('input', draw);
-document.getElementById('focus').addEventListener('click', lookAtDisagreement);
+const ACTS = {
+  m: () => layerButtons.filter((button) => button.dataset.layer === dispute.rule).forEach(toggleLayer),
+  f: () => { press(byId('fill')); drawOutlines(); },
+  x: () => { press(byId('differences')); drawOutlines(); },
+  o: allOutlines,
+  d: lookAtDisagreement,
+  n: () => lookAtLesion(1),
+  p: () => lookAtLesion(-1),
+  w: nextWindow,
+  '+': () => setOpacity(0.1),
+  '-': () => setOpacity(-0.1),
+  '?': () => byId('keys').showModal(),
+  c: () => byId('decision').querySelector('select').focus(),
+  e: () => byId('edit-base')?.focus(),
+};
 
 document.addEventListener('keydown', (event) => {
-  const typing = event.target.matches('textarea, input:not([type=range], [type=radio])');
-  if (typing || event.ctrlKey || event.metaKey || event.altKey) return;
-  const key = event.key.toLowerCase();
-  if (/^[1-9]$/.test(key) && Number(key) <= dispute.reads.length) toggle(buttons[Number(key) - 1]);
-  else if (key === 'm') toggle(buttons[buttons.length - 1]);
-  else if (key === 'f') toggle(fill);
-  else if (key === 'd') lookAtDisagreement();
-  else return;
-  event.preventDefault();
-  event.stopPropagation();
+  const typing = event.target.matches('textarea, select, input:not([type=range])');
+  if (typing || event.ctrlKey || event.metaKey || event.altKey || byId('keys').open || !volume) return;
+  const steps = event.target === canvas ? (event.shiftKey ? ASIDE : UP)[event.key] || ASIDE[event.key] : { PageUp: UP.ArrowUp, PageDown: UP.ArrowDown }[event.key];
+  const act = steps ? () => move(steps) : ACTS[event.key.toLowerCase()] || readerKey(event.key);
+  if (act) {
+    act();
+    event.preventDefault();
+  }
+  if (act || (event.target === canvas && event.key !== 'Tab')) event.stopPropagation(); // NiiVue has keys of its own
 }, true);
 
+function readerKey(key) {
+  const name = /^[1-9]$/.test(key) ? dispute.readers[Number(key) - 1] : undefined;
+  return name && (() => toggleLayer(layerButtons.find((button) => button.dataset.layer === name)));
+}
+
+layerButtons.forEach((button) => button.addEventListener('click', () => toggleLayer(button)));
+windowButtons.forEach((button) => button.addEventListener('click', () => setWindow(button)));
+lesionButtons.forEach((button, index) => button.addEventListener('click', () => showLesion(index)));
+opacity.addEventListener('input', drawOutlines);
+byId('only').addEventListener('change', drawOutlines);
+[['fill', ACTS.f], ['differences', ACTS.x], ['focus', ACTS.d], ['next-lesion', ACTS.n], ['previous-lesion', ACTS.p], ['help', ACTS['?']]]
+  .forEach(([id, act]) => byId(id)?.addEventListener('click', act));
+
 open().catch((error) => {
-  document.getElementById('loading').textContent = `The images could not be shown: ${error.message}. The figures beside are complete.`;
+  loading.textContent = `The images could not be shown: ${error.message}. The figures beside are complete.`;
 });
