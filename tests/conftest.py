@@ -5,13 +5,16 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
+import argon2
 import numpy as np
 import pytest
 from playwright.sync_api import Browser, sync_playwright
 
+from apps import passwords
 from apps.accounts import Accounts
 from apps.assets import assets_folder
 from apps.settings import Site, make_site
+from labeling_protocols.engine import make_engine, upgrade
 from labeling_protocols.geometry import Geometry, Volume
 from labeling_protocols.protocol import SHIPPED, Protocol, load_protocol
 from labeling_protocols.records import Account, Role
@@ -65,10 +68,37 @@ def site(tmp_path: Path) -> Site:
     return make_site(tmp_path / "site")
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _hashing_costs_little() -> Iterator[None]:
+    """Argon2id with least parameters; what the real ones are has its own test."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(passwords, "_HASHER", argon2.PasswordHasher(time_cost=1, memory_cost=8, parallelism=1))
+        passwords._nobodys.cache_clear()
+        yield
+        passwords._nobodys.cache_clear()
+
+
+@pytest.fixture(scope="session")
+def up_to_date(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An empty SQLite database that every migration has run on; tests get copies."""
+    path = tmp_path_factory.mktemp("up-to-date") / "overread.db"
+    engine = make_engine(f"sqlite:///{path}")
+    upgrade(engine)
+    engine.dispose()
+    return path
+
+
 @pytest.fixture
-def database_url(site: Site) -> str:
-    """Where the store's tables lie; folders whose tests are for both databases say otherwise."""
+def sqlite_url(site: Site, up_to_date: Path) -> str:
+    """The site's own database, up to date."""
+    shutil.copy(up_to_date, site.root / "overread.db")
     return site.database_url
+
+
+@pytest.fixture
+def database_url(sqlite_url: str) -> str:
+    """Where the store's tables lie; folders whose tests are for both databases say otherwise."""
+    return sqlite_url
 
 
 @pytest.fixture

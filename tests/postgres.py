@@ -11,7 +11,7 @@
     def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
         if request.param == "sqlite":
             return f"sqlite:///{tmp_path / 'overread.db'}"
-        return request.getfixturevalue("postgres").new_database()
+        return request.getfixturevalue("postgres").new_store_database()
 
 Session fixtures live once in each of pytest-xdist's workers, so each worker has a server of its own.
 """
@@ -30,6 +30,8 @@ from pathlib import Path
 import psycopg
 import pytest
 
+from labeling_protocols.engine import make_engine, upgrade
+
 _PACKAGE = Path("/usr/lib/postgresql")
 _LIMIT_S = 60.0
 _CRASHED_PARENT = "INT"  # PostgreSQL's fast stop, should the tests be killed
@@ -44,6 +46,7 @@ class Postgres:
         self._folder = folder
         self._settings = {**_SETTINGS, "unix_socket_directories": str(folder), "fsync": "on" if fsync else "off"}
         self._numbers = itertools.count(1)
+        self._up_to_date: str | None = None
         self._process: subprocess.Popen[bytes] | None = None
         self._run("initdb", "-D", str(folder / "data"), "-U", "overread", "-A", "trust", "-E", "UTF8", "--no-sync")
 
@@ -66,12 +69,22 @@ class Postgres:
                     raise
                 time.sleep(0.02)
 
-    def new_database(self) -> str:
+    def new_database(self, like: str = "") -> str:
         """The URL of a new, empty database."""
         name = f"test_{next(self._numbers)}"
         with psycopg.connect(self._dsn("postgres"), autocommit=True) as connection:
-            connection.execute(f"create database {name}")
+            connection.execute(f"create database {name}{like}")
         return f"postgresql+psycopg://overread@/{name}?host={self._folder}"
+
+    def new_store_database(self) -> str:
+        """The URL of a new database that every migration has run on: a copy of one made once."""
+        if self._up_to_date is None:
+            url = self.new_database()
+            engine = make_engine(url)
+            upgrade(engine)
+            engine.dispose()
+            self._up_to_date = url.partition("@/")[2].partition("?")[0]
+        return self.new_database(f" template {self._up_to_date}")
 
     def kill(self) -> None:
         """Kill the whole server at once, as a power cut would."""

@@ -2,7 +2,6 @@
 
 import stat
 import threading
-from collections.abc import Iterator
 from dataclasses import replace
 from datetime import timedelta
 
@@ -28,18 +27,9 @@ READER = frozenset({Role.READER})
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])
-def database_url(request: pytest.FixtureRequest, site: Site) -> str:
+def database_url(request: pytest.FixtureRequest, sqlite_url: str) -> str:
     """Accounts are for both databases, as the store is."""
-    return site.database_url if request.param == "sqlite" else str(request.getfixturevalue("postgres").new_database())
-
-
-@pytest.fixture(autouse=True)
-def hashing_costs_little(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Argon2id with least parameters; what the real ones are has its own test."""
-    monkeypatch.setattr(passwords, "_HASHER", argon2.PasswordHasher(time_cost=1, memory_cost=8, parallelism=1))
-    passwords._nobodys.cache_clear()
-    yield
-    passwords._nobodys.cache_clear()
+    return sqlite_url if request.param == "sqlite" else str(request.getfixturevalue("postgres").new_store_database())
 
 
 @pytest.fixture
@@ -80,7 +70,7 @@ def test_the_right_password_signs_in_and_a_wrong_one_does_not(accounts: Accounts
 
 
 def test_passwords_are_hashed_with_argon2id_as_rfc_9106_asks(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.undo()
+    monkeypatch.setattr(passwords, "_HASHER", argon2.PasswordHasher())
     kept = passwords.hashed("correct horse")
     assert kept.startswith("$argon2id$v=19$m=65536,t=3,p=4$")
     assert passwords.matches(kept, "correct horse")

@@ -3,15 +3,14 @@
 import pytest
 
 from apps.accounts import Accounts
-from apps.settings import Site
 from labeling_protocols.records import Account, Role
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])
-def database_url(request: pytest.FixtureRequest, site: Site) -> str:
+def database_url(request: pytest.FixtureRequest) -> str:
     if request.param == "sqlite":
-        return site.database_url
-    return str(request.getfixturevalue("postgres").new_database())
+        return str(request.getfixturevalue("sqlite_url"))
+    return str(request.getfixturevalue("postgres").new_store_database())
 
 
 @pytest.fixture

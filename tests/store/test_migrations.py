@@ -30,6 +30,14 @@ from tests.conftest import OBLIQUE, label_of
 MOMENT = datetime(2026, 3, 1, 9, 30, tzinfo=UTC)
 
 
+@pytest.fixture(params=["sqlite", "postgresql"])
+def database_url(request: pytest.FixtureRequest, site: Site) -> str:
+    """A database without tables."""
+    if request.param == "sqlite":
+        return site.database_url
+    return str(request.getfixturevalue("postgres").new_database())
+
+
 def test_the_migrations_make_the_tables_the_code_expects(store: Store) -> None:
     with store.engine.connect() as connection:
         found = compare_metadata(MigrationContext.configure(connection), schema.metadata)
