@@ -31,6 +31,7 @@ from labeling_protocols.verification import verify
 from labeling_protocols.worklist import next_case, own_work, seats
 from tests.conftest import OBLIQUE, image_of, label_of
 from tests.postgres import Postgres, running_postgres
+from tests.store.processes import load_machine_code
 
 _ALONGSIDE = 2  # processes at once, so that one dies while another writes
 _MOST_LINES = 12  # two an act
@@ -118,6 +119,7 @@ def drill(store: Store, url: str, site: Site, people: People, kills: int, distur
     chance = random.Random(kills)
     seeds = itertools.count()
     tally = Tally(kills=kills, acknowledged=set(), interrupted=Counter())
+    load_machine_code()
     store.engine.dispose()  # SQLite's locks do not survive a fork
     alive = [Child(url, site, people, next(seeds)) for _ in range(_ALONGSIDE)]
     for number in range(kills):
