@@ -112,7 +112,7 @@ ELSEWHERE = replace(OBLIQUE, origin_mm_LPS=(0.0, 0.0, 0.0))
         (NODULE, drawn(boxes=(box(size_mm=10.0),)), "reaches 2.8 voxels beyond the image's edge"),
         (NODULE, drawn(boxes=(box(at=(float("nan"), 5, 3)),)), "has a coordinate that is no number"),
         (NODULE, drawn(boxes=(box(size_mm=float("inf")),)), "has a coordinate that is no number"),
-        (NODULE, answers(stage=1), "questions the protocol does not ask: 'stage'; expected malignancy, image_quality"),
+        (NODULE, answers(stage=1), "questions the protocol does not ask: 'stage'; expected malignancy, subtlety"),
         (HIPPOCAMPUS, answers(stage=1), "'stage'; this protocol asks none"),
         (NODULE, answers(malignancy=6), "the answer to 'malignancy' is 6; expected a whole number from 1 to 5"),
         (NODULE, answers(malignancy=2.0), "is 2.0; expected a whole number"),
