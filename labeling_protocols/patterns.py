@@ -18,6 +18,7 @@ from labeling_protocols.label_runs import zeros
 _BLOCK_WORDS = 512  # looked at together, to pass over where nothing changes; then in parts
 _PART_WORDS = 16
 _FEW_PATTERNS = 1 << 10
+_KEY_VOLUMES_MAX = 8  # whose bytes at a voxel fill a word; the last number of each such word is kept at hand
 _VOXELS_A_RUN = 32  # room for runs is made for this many voxels each, and for more where that was too little
 _NO_ROOM = -1
 
@@ -25,7 +26,8 @@ _Array = NDArray[np.uint8]
 _Words = NDArray[np.uint64]
 _EVERY_BYTE = np.uint64(0x0101010101010101)
 _LOWEST_BYTE = np.uint64(0xFF)
-_EIGHT, _FIFTY_SIX, _ZERO = np.uint64(8), np.uint64(56), np.uint64(0)
+_ZERO, _EIGHT, _THIRTY_TWO, _FIFTY_SIX = np.uint64(0), np.uint64(8), np.uint64(32), np.uint64(56)
+_MIXING = np.uint64(0x9E3779B97F4A7C15)  # Fibonacci hashing (Knuth, The Art of Computer Programming 3, 6.4)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -128,6 +130,7 @@ def _trace(
     """
     last = np.zeros(len(volumes), np.uint64)  # each volume's voxel before, in every byte
     answers = np.zeros(answers_PK.shape[1], np.uint8)
+    known_keys, known_numbers = np.zeros(256, np.uint64), np.zeros(256, np.int32)  # 0: nobody drew anything
     begins_R[0], numbers_R[0] = 0, 0
     patterns, runs, current = 1, 1, 0
     for begin in range(0, volumes[0].size, _BLOCK_WORDS):
@@ -144,11 +147,16 @@ def _trace(
                 shift = _ZERO
                 while changed:
                     if changed & _LOWEST_BYTE:
-                        _gather(volumes, owners, kept, index, shift, answers)
-                        number = _number(answers, answers_PK, table, patterns)
-                        if number == _NO_ROOM:
-                            return _NO_ROOM, runs
-                        patterns = max(patterns, number + 1)
+                        key = _key(volumes, index, shift)
+                        place = np.intp(key * _MIXING >> _FIFTY_SIX)
+                        number = np.intp(known_numbers[place])
+                        if len(volumes) > _KEY_VOLUMES_MAX or known_keys[place] != key:
+                            _gather(volumes, owners, kept, index, shift, answers)
+                            number = _number(answers, answers_PK, table, patterns)
+                            if number == _NO_ROOM:
+                                return _NO_ROOM, runs
+                            patterns = max(patterns, number + 1)
+                            known_keys[place], known_numbers[place] = key, number
                         if number != current:
                             if runs == len(begins_R):
                                 return patterns, _NO_ROOM
@@ -185,6 +193,15 @@ def _changes(volumes: tuple[_Words, ...], index: int, last: _Words) -> np.uint64
 
 
 @compiled
+def _key(volumes: tuple[_Words, ...], index: int, shift: np.uint64) -> np.uint64:
+    """The bytes of all volumes at one voxel, side by side; of more than eight volumes the last eight."""
+    key = _ZERO
+    for volume in range(len(volumes)):
+        key = key << _EIGHT | (volumes[volume][index] >> shift & _LOWEST_BYTE)
+    return key
+
+
+@compiled
 def _gather(
     volumes: tuple[_Words, ...], owners: NDArray[np.intp], kept: _Array, index: int, shift: np.uint64, answers: _Array
 ) -> None:
@@ -202,12 +219,13 @@ def _number(answers: _Array, answers_PK: _Array, table: NDArray[np.int32], patte
     `table` finds a pattern by a hash of its answers, trying one place after the other; 0 is the first pattern, which
     is not in it, or no pattern.
     """
-    hashed = 0
+    hashed = _ZERO
     for answer in answers:
-        hashed = (hashed * 8191 + int(answer)) & 0x3FFFFFFF
-    if hashed == 0 and not answers.any():
+        hashed = (hashed ^ np.uint64(answer)) * _MIXING
+    if hashed == _ZERO and not answers.any():
         return 0
-    place = (hashed ^ hashed >> 13) % len(table)
+    last_place = len(table) - 1  # its length is a power of two
+    place = np.intp(hashed >> _THIRTY_TWO) & last_place
     while table[place]:
         number = table[place]
         same = True
@@ -215,7 +233,7 @@ def _number(answers: _Array, answers_PK: _Array, table: NDArray[np.int32], patte
             same &= answers_PK[number, reader] == answers[reader]
         if same:
             return int(number)
-        place = (place + 1) % len(table)
+        place = (place + 1) & last_place
     if patterns == len(answers_PK):
         return _NO_ROOM
     answers_PK[patterns] = answers
