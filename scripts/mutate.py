@@ -137,7 +137,10 @@ def _prepare(tree: Path, tests: list[str]) -> float:
     """
     seen = tree / "modules"
     code = (
-        "import sys, pytest; result = pytest.main(sys.argv[2:]);"
+        "import sys, pytest, hypothesis as h;"
+        "h.settings.register_profile('steady', deadline=None, suppress_health_check=list(h.HealthCheck));"
+        "h.settings.load_profile('steady');"
+        "result = pytest.main(sys.argv[2:]);"
         "open(sys.argv[1], 'w').write('\\n'.join(sys.modules)); sys.exit(result)"
     )
     command = [sys.executable, "-c", code, str(seen), *_options(tests)]
@@ -197,7 +200,8 @@ def _fork(tree: Path, tests: list[str], limit_s: int) -> int:
     ]
     # Shrinking an example would only say better what is said already.
     phases = [phase for phase in hypothesis.Phase if phase not in (hypothesis.Phase.shrink, hypothesis.Phase.explain)]
-    hypothesis.settings.register_profile("mutants", phases=phases, database=None, deadline=None)
+    patient = {"deadline": None, "suppress_health_check": list(hypothesis.HealthCheck)}
+    hypothesis.settings.register_profile("mutants", phases=phases, database=None, **patient)
     hypothesis.settings.load_profile("mutants")
     try:
         outcome = int(pytest.main(_options(tests), plugins=[_ExamplesFirst()]))

@@ -133,6 +133,23 @@ def test_structures_of_different_groups_that_clash_go_to_the_one_with_more_votes
     assert np.array_equal(even.label.array_ZYX, found.label.array_ZYX)  # the earlier one in the protocol
 
 
+def test_only_the_structures_that_clash_are_counted() -> None:
+    labels = [label([(SPLEEN, 1, 5)]), label([(RIGHT, 4, 8)]), label([(LIVER, 9, 11)]), label([(4, 11, 12)])]
+    found = formed(ABDOMEN, labels, ConsensusRule.UNION)
+    assert found.clashing_voxels == found.tied_voxels == {"spleen": COLUMN, "right_kidney": COLUMN}
+
+
+def test_clashes_between_groups_of_several_structures_are_counted_pair_by_pair() -> None:
+    # Pancreas and tumour are decided on apart from the others, because each may overlap the liver.
+    protocol = replace(ABDOMEN, overlaps=(("liver", "pancreas"), ("liver", "liver_tumour")))
+    drawn = [label([(SPLEEN, 0, 3), (RIGHT, 4, 8)]), label([(TUMOUR, 2, 3), (5, 4, 5), (TUMOUR, 7, 8)])]
+    found = formed(protocol, drawn, ConsensusRule.UNION)
+    assert found.label.array_ZYX[2, 2].tolist() == [2, 2, 2, 0, 3, 3, 3, 3, 0, 0, 0, 0]  # the earlier in the protocol
+    pairs = {"spleen": 1, "right_kidney": 2, "pancreas": 1, "liver_tumour": 2}
+    assert found.clashing_voxels == {name: columns * COLUMN for name, columns in pairs.items()}
+    assert found.tied_voxels == {}
+
+
 def test_structures_that_may_overlap_do_in_a_union_and_do_not_clash() -> None:
     labels = [label([(LIVER, 1, 9)], [(TUMOUR, 3, 5)]), label([(LIVER, 2, 9)], [(TUMOUR, 4, 7)])]
     found = formed(ABDOMEN, labels, ConsensusRule.UNION)
