@@ -14,7 +14,7 @@ from torch import Tensor
 
 from labeling_protocols.geometry import Volume
 from training.bundle import CONFIG, WEIGHTS, Bundle, BundleError
-from training.loop import choose_device
+from training.group import choose_device
 from training.preparation import as_tensor
 
 

@@ -24,10 +24,13 @@ from labeling_protocols.store import Store
 from labeling_protocols.volumes import read_volume_bytes
 from training import gate, pictures
 from training.bundle import open_bundle, write_bundle
-from training.data import Example, prepare_example
+from training.checkpoint import Epoch
 from training.evaluation import Evaluation, evaluate
 from training.inference import Predictor, Segmenter
-from training.loop import Epoch, TrainingCancelled, choose_device, fit, native_precision
+from training.group import choose_device
+from training.learner import Learner
+from training.learners import learner_of
+from training.loop import TrainingCancelled, fit, native_precision
 from training.model_card import Candidate, bundle_parts, inference_config
 from training.plan import Plan, make_plan, override, take_fingerprint
 from training.registry import BUNDLE_FOLDER, GATE_REPORT, ModelVersion, Registry
@@ -117,24 +120,25 @@ def train(place: Workplace, job: str, *, tell: Tell = lambda said: None, cancell
             tell({"stage": "preparing", "cases": len(work.snapshot.cases)})
             plan = work.plan()
             place.tracking.describe(run, work.snapshot, plan, {"device": str(work.device), "job": job})
-            names = {channel: name for channel, name in enumerate(work.protocol.values, start=1)}
+            learner = learner_of(plan)
             history: list[Epoch] = []
 
             def epoch_done(epoch: Epoch) -> None:
                 history.append(epoch)
-                run.epochs([epoch], names)
-                tell({"stage": "training", **_spoken(epoch, names)})
+                run.epoch(epoch)
+                tell({"stage": "training", **_spoken(epoch)})
 
             weights = fit(
                 plan,
-                work.examples(plan, work.snapshot.training),
-                work.examples(plan, work.snapshot.held_out),
-                checkpoint=work.folder / "checkpoint",
+                learner,
+                work.examples(learner, work.snapshot.training),
+                work.examples(learner, work.snapshot.held_out),
+                folder=work.folder / "checkpoints",
                 device=work.device,
                 tell=epoch_done,
                 cancelled=cancelled,
             )
-            run.picture("pictures/curves.png", pictures.curves(history, names))
+            run.picture("pictures/curves.png", pictures.curves(history))
             write_durably(work.weights_file, safetensors.torch.save(weights))
         return run.id
 
@@ -239,15 +243,19 @@ class _Work:
             volumes = [self._volumes(case) for case in self.snapshot.training]
             plan = make_plan(
                 take_fingerprint([image for image, _ in volumes], [label for _, label in volumes]),
-                values=list(self.protocol.values.values()),
+                values=self.protocol.values,
                 modality=self.protocol.modality[0],
                 precision=native_precision(self.device),
             )
             write_durably(kept, override(plan, self._place.overrides).as_json().encode())
         return Plan.from_json(kept.read_text())
 
-    def examples(self, plan: Plan, cases: Sequence[SnapshotCase]) -> list[Example]:
-        return [prepare_example(plan, case.case, *self._volumes(case)) for case in cases]
+    def examples(self, learner: Learner, cases: Sequence[SnapshotCase]) -> list[Any]:
+        found = []
+        for case in cases:
+            image, _ = self._volumes(case)
+            found.append(learner.prepare(case.case, image, self._place.store.label(case.label)))
+        return found
 
     def weights(self) -> dict[str, torch.Tensor]:
         return safetensors.torch.load(self.weights_file.read_bytes())
@@ -281,11 +289,9 @@ class _Work:
         return image, self._place.store.label(case.label).volume()
 
 
-def _spoken(epoch: Epoch, names: dict[int, str]) -> dict[str, Any]:
+def _spoken(epoch: Epoch) -> dict[str, Any]:
     said: dict[str, Any] = {"epoch": epoch.number, "epochs": epoch.epochs, "loss": epoch.loss}
-    if epoch.dice:
-        said["dice"] = {names[channel]: dice for channel, dice in epoch.dice.items()}
-    return said
+    return said | ({"figures": epoch.figures} if epoch.figures else {})
 
 
 def _figures(evaluation: Evaluation) -> dict[str, float]:

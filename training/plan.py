@@ -24,11 +24,13 @@ _Spacing = tuple[_Positive, _Positive, _Positive]
 _Size = tuple[_Count, _Count, _Count]
 
 PATCH_VOXELS_MAX = 64**3  # keeps a step of the default network within a few seconds on two cores and within 2 GB
+PATCH_VOXELS_GPU_MAX = 128**3  # within 12 GB at a batch of two in bfloat16
 _DOWNSAMPLINGS_MAX = 5
 _EDGE_MIN = 4  # voxels that the coarsest feature map keeps along each axis
 _CHANNELS = (16, 32, 64, 128, 192, 256)
 _PATCHES_SHOWN = 3000  # cases × epochs; on two cores a few minutes for volumes of 50³
 _EPOCHS = (40, 400)
+_AVERAGE = 0.99  # decay of the weights' moving average, a step
 
 
 class PlanError(ValueError):
@@ -47,6 +49,15 @@ class Precision(StrEnum):
     BF16 = "bf16"
 
 
+class ModelTask(StrEnum):
+    """What a model answers, and so what it is trained with."""
+
+    SEGMENTATION = "segmentation"
+    INTERACTIVE = "interactive"  # segmentation that clicks correct
+    DETECTION = "detection"  # boxes with scores
+    CLASSIFICATION = "classification"  # one of the answers to a question about the case
+
+
 @dataclass(frozen=True, kw_only=True, config=_STRICT)
 class Fingerprint:
     """What a plan depends on, over the training cases; intensities are those inside structures."""
@@ -58,15 +69,25 @@ class Fingerprint:
     intensity_std: float
     intensity_low: float
     intensity_high: float
+    share: Mapping[str, float] = dataclasses.field(default_factory=dict)
+    """Mean share of the voxels that each structure has."""
 
 
 @dataclass(frozen=True, kw_only=True, config=_STRICT)
 class Plan:
     """Everything that decides a training besides its data.
 
-    `values` are voxel values by network channel, background first. `strides` are those of each stage, the first of 1.
+    `targets` names what is learned: the structures by network channel after background, the boxed structures, or the
+    options of `question`. `values` are voxel values by network channel, background first; of a detection those of the
+    boxed structures, of a classification none. `strides` are those of each stage, the first of 1. `patience` is how
+    many looks at the validation cases without a better score end the training, which then keeps its best weights;
+    without it all epochs are trained and the last weights kept. `average` is the decay of the weights' moving average,
+    which is what is validated and kept; 0 for none. `mirror_axes` (of R, A, S) are those along which patches are mirrored.
     """
 
+    task: ModelTask = ModelTask.SEGMENTATION
+    targets: tuple[str, ...]
+    question: str = ""
     values: tuple[int, ...]
     spacing_mm_RAS: _Spacing
     patch_RAS: _Size
@@ -83,9 +104,18 @@ class Plan:
     learning_rate: _Positive
     weight_decay: Annotated[float, Field(ge=0)]
     validate_every: _Count
+    patience: _Count | None = None
+    average: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    deep_supervision: bool = False
+    mirror_axes: tuple[Annotated[int, Field(ge=0, le=2)], ...] = ()
     precision: Precision
     window_overlap: Annotated[float, Field(ge=0, lt=1)]
     seed: int
+
+    @property
+    def channels_out(self) -> int:
+        """How many scores a voxel gets: background and the structures."""
+        return len(self.targets) + 1
 
     def as_json(self) -> str:
         return _ADAPTER.dump_json(self, indent=2).decode() + "\n"
@@ -98,8 +128,13 @@ class Plan:
 _ADAPTER: TypeAdapter[Plan] = TypeAdapter(Plan)
 
 
-def take_fingerprint(images: Sequence[Volume], labels: Sequence[Volume]) -> Fingerprint:
-    """The fingerprint of training cases; an image and its label stand at the same place."""
+def take_fingerprint(
+    images: Sequence[Volume], labels: Sequence[Volume], values: Mapping[str, int] | None = None
+) -> Fingerprint:
+    """The fingerprint of training cases; an image and its label stand at the same place, `values` are the structures'.
+
+    Intensities are those inside structures, or of the whole images where nothing is outlined.
+    """
     grids = [canonical_grid(image.geometry) for image in images]
     spacing_mm = np.median([spacing for _, spacing in grids], axis=0)
     shapes = [np.ceil(np.multiply(shape, spacing) / spacing_mm) for shape, spacing in grids]
@@ -113,15 +148,31 @@ def take_fingerprint(images: Sequence[Volume], labels: Sequence[Volume]) -> Fing
         intensity_std=float(inside.std()),
         intensity_low=float(low),
         intensity_high=float(high),
+        share={
+            name: float(np.mean([np.count_nonzero(label.array_ZYX == value) / label.array_ZYX.size for label in labels]))
+            for name, value in (values or {}).items()
+        },
     )
 
 
-def make_plan(fingerprint: Fingerprint, *, values: Sequence[int], modality: str, precision: Precision) -> Plan:
-    """The plan for this fingerprint; `values` are the structures' voxel values."""
-    patch, strides = _patch_and_strides(fingerprint.shape_max_RAS, fingerprint.spacing_mm_RAS)
+def make_plan(
+    fingerprint: Fingerprint,
+    *,
+    values: Mapping[str, int],
+    modality: str,
+    precision: Precision,
+    task: ModelTask = ModelTask.SEGMENTATION,
+    mirror_axes: tuple[int, ...] = (),
+    patch_voxels_max: int = PATCH_VOXELS_MAX,
+) -> Plan:
+    """The plan for this fingerprint; `values` are the voxel values of what is learned, by name."""
+    patch, strides = _patch_and_strides(fingerprint.shape_max_RAS, fingerprint.spacing_mm_RAS, patch_voxels_max)
     low, high = _EPOCHS
     return Plan(
-        values=(0, *values),
+        task=task,
+        targets=tuple(values),
+        values=tuple(values.values()) if task is ModelTask.DETECTION else (0, *values.values()),
+        mirror_axes=mirror_axes,
         spacing_mm_RAS=fingerprint.spacing_mm_RAS,
         patch_RAS=patch,
         normalisation=Normalisation.CT if modality == "CT" else Normalisation.ZSCORE,
@@ -137,6 +188,7 @@ def make_plan(fingerprint: Fingerprint, *, values: Sequence[int], modality: str,
         learning_rate=5e-3,
         weight_decay=1e-2,
         validate_every=10,
+        average=_AVERAGE,
         precision=precision,
         window_overlap=0.5,
         seed=20,
@@ -168,10 +220,13 @@ def canonical_grid(geometry: Geometry) -> tuple[tuple[int, ...], tuple[float, ..
 def _inside(image: Volume, label: Volume) -> NDArray[np.float64]:
     """Intensities of at most 10,000 voxels inside structures, evenly spread."""
     voxels = image.array_ZYX[label.array_ZYX != 0]
+    voxels = voxels if voxels.size else image.array_ZYX.ravel()
     return voxels[:: max(1, voxels.size // 10_000)].astype(np.float64)
 
 
-def _patch_and_strides(shape: _Size, spacing_mm: _Spacing) -> tuple[_Size, tuple[_Size, ...]]:
+def _patch_and_strides(
+    shape: _Size, spacing_mm: _Spacing, voxels_max: int
+) -> tuple[_Size, tuple[_Size, ...]]:
     """The largest patch within the voxel limit, its longest axis cut first, and how each stage divides it.
 
     An axis is left alone while its spacing is more than twice the finest one: 5 mm slices are not pooled like pixels.
@@ -181,7 +236,7 @@ def _patch_and_strides(shape: _Size, spacing_mm: _Spacing) -> tuple[_Size, tuple
         strides = _strides(patch, np.asarray(spacing_mm))
         factor = np.prod(strides, axis=0)
         padded = np.maximum(np.ceil(patch / factor).astype(int) * factor, factor)
-        if padded.prod() <= PATCH_VOXELS_MAX:
+        if padded.prod() <= voxels_max:
             return _sizes(padded), tuple(_sizes(stride) for stride in strides)
         longest = int(np.argmax(padded * np.asarray(spacing_mm)))
         patch = np.minimum(patch, padded)

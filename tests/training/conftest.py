@@ -24,6 +24,7 @@ from training.loop import fit
 from training.model_card import Candidate, bundle_parts
 from training.pipeline import Workplace, train_candidate
 from training.plan import Plan
+from training.segmentation import SegmentationLearner
 from training.snapshot import Snapshot, SnapshotCase
 from training.tracking import open_client
 
@@ -42,13 +43,14 @@ def trained(examples: list[Example], tmp_path_factory: pytest.TempPathFactory) -
     told = []
     weights = fit(
         plan,
+        SegmentationLearner(plan),
         examples[:5],
         examples[5:],
-        checkpoint=tmp_path_factory.mktemp("trained") / "checkpoint",
+        folder=tmp_path_factory.mktemp("trained"),
         device=torch.device("cpu"),
         tell=told.append,
     )
-    assert min(told[-1].dice.values()) > 0.8, told[-1].dice
+    assert min(told[-1].figures.values()) > 0.8, told[-1].figures
     return plan, weights
 
 

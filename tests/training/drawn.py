@@ -65,6 +65,7 @@ def draw(seed: int = 0, geometry: Geometry = STRAIGHT, *, scale: float = 1.0) ->
 def small_plan(**values: Any) -> Plan:
     """A plan for the drawn volumes that a core trains in seconds."""
     plan = Plan(
+        targets=("anterior", "posterior"),
         values=(0, ANTERIOR, POSTERIOR),
         spacing_mm_RAS=(1.5, 1.5, 1.5),
         patch_RAS=(20, 20, 20),

@@ -5,7 +5,9 @@ import torch
 
 from labeling_protocols.geometry import Volume
 from tests.training.drawn import STRAIGHT, draw, small_plan
-from training.data import Bank, Example, augment, prepare_example
+from training.augmentation import augment
+from training.data import Bank, Example, prepare_example
+from training.loop import passes
 
 CPU = torch.device("cpu")
 
@@ -37,8 +39,7 @@ def test_image_and_label_are_bent_by_the_same_field() -> None:
     """A label that is also its own image must come out on the image's bright voxels."""
     ball = torch.zeros(4, 1, 24, 20, 16)
     ball[:, :, 6:14, 8:16, 3:10] = 1
-    generator = torch.Generator().manual_seed(0)
-    image, label = augment(ball, ball.long(), (1.0, 1.0, 2.0), generator)
+    image, label = augment(ball, ball.long(), (1.0, 1.0, 2.0), range(4))
     for one_image, one_label in zip(image, label, strict=True):
         inside, outside = one_image[one_label == 1], one_image[one_label == 0]
         assert float(inside.mean()) > float(outside.mean()) + 0.5
@@ -49,7 +50,7 @@ def test_augmentation_never_mirrors() -> None:
     """The marked corner stays in its octant whatever is drawn: left does not become right."""
     marked = torch.zeros(64, 1, 16, 16, 16)
     marked[:, :, 2:6, 2:6, 2:6] = 1
-    _, label = augment(marked, marked.long(), (1.0, 1.0, 1.0), torch.Generator().manual_seed(1))
+    _, label = augment(marked, marked.long(), (1.0, 1.0, 1.0), range(64))
     for one in label:
         where = one[0].nonzero().float().mean(dim=0)
         assert bool((where < 7.5).all())
@@ -57,14 +58,32 @@ def test_augmentation_never_mirrors() -> None:
 
 def test_a_seed_gives_the_same_patches_and_another_seed_others(examples: list[Example]) -> None:
     bank = Bank(small_plan(), examples, CPU)
-    first, again, other = (bank.patches([0, 3], seed)[0] for seed in (5, 5, 6))
+    first, again, other = (bank.patches([0, 3], [seed, seed + 1])[0] for seed in (5, 5, 6))
     assert torch.equal(first, again)
     assert not torch.equal(first, other)
 
 
-def test_a_pass_shows_every_example_once_in_an_order_of_its_own(examples: list[Example]) -> None:
-    bank = Bank(small_plan(batch=4), examples, CPU)
-    first, second = bank.batches(1), bank.batches(2)
+def test_a_patch_is_the_same_in_any_batch(examples: list[Example]) -> None:
+    bank = Bank(small_plan(mirror_axes=(0,)), examples, CPU)
+    images, labels = bank.patches([2, 0, 5], [7, 8, 9])
+    for place, (index, seed) in enumerate(((2, 7), (0, 8), (5, 9))):
+        image, label = bank.patches([index], [seed])
+        assert torch.allclose(images[place], image[0], atol=1e-6)
+        assert torch.equal(labels[place], label[0])
+
+
+def test_only_the_axes_that_are_named_are_mirrored() -> None:
+    marked = torch.zeros(64, 1, 16, 16, 16)
+    marked[:, :, 2:6, 2:6, 2:6] = 1
+    _, label = augment(marked, marked.long(), (1.0, 1.0, 1.0), range(64), mirror_axes=(1,))
+    where = torch.stack([one[0].nonzero().float().mean(dim=0) for one in label])
+    assert bool((where[:, [0, 2]] < 7.5).all())
+    assert 16 < int((where[:, 1] > 7.5).sum()) < 48
+
+
+def test_a_pass_shows_every_example_once_in_an_order_of_its_own() -> None:
+    plan = small_plan(batch=4)
+    first, second = passes(plan, 6, 1), passes(plan, 6, 2)
     assert [len(batch) for batch in first] == [4, 2]
     assert sorted(place for batch in first for place in batch) == list(range(6))
     assert first != second
@@ -72,12 +91,12 @@ def test_a_pass_shows_every_example_once_in_an_order_of_its_own(examples: list[E
 
 def test_patches_of_a_larger_volume_show_its_structures_often(examples: list[Example]) -> None:
     bank = Bank(small_plan(patch_RAS=(8, 8, 8)), examples, CPU)
-    shown = [bool((label > 0).any()) for seed in range(10) for label in bank.patches(range(6), seed)[1]]
-    assert bank.patches([0], 0)[0].shape == (1, 1, 8, 8, 8)
+    shown = [bool((label > 0).any()) for seed in range(10) for label in bank.patches(range(6), range(6 * seed, 6 * seed + 6))[1]]
+    assert bank.patches([0], [0])[0].shape == (1, 1, 8, 8, 8)
     assert sum(shown) > 0.45 * len(shown)
 
 
 def test_a_volume_smaller_than_the_patch_is_padded_around(examples: list[Example]) -> None:
-    image, label = Bank(small_plan(patch_RAS=(32, 24, 24)), examples, CPU).patches([0, 1], 0)
+    image, label = Bank(small_plan(patch_RAS=(32, 24, 24)), examples, CPU).patches([0, 1], [0, 1])
     assert image.shape == (2, 1, 32, 24, 24)
     assert label.dtype == torch.int64

@@ -9,8 +9,10 @@ from torch import Tensor
 
 from tests.training.drawn import small_plan
 from training.data import Example
-from training.loop import Epoch, TrainingCancelled, TrainingError, fit, native_precision
+from training.checkpoint import Epoch, TrainingError
+from training.loop import TrainingCancelled, fit, native_precision
 from training.plan import Plan, Precision
+from training.segmentation import SegmentationLearner
 
 CPU = torch.device("cpu")
 SHORT = small_plan(epochs=4, validate_every=2, channels=(4, 8, 8))
@@ -23,7 +25,7 @@ class Killed(BaseException):
 def run(
     plan: Plan,
     examples: list[Example],
-    checkpoint: Path,
+    folder: Path,
     *,
     tell: Callable[[Epoch], None] = lambda epoch: None,
     cancelled: Callable[[], bool] = lambda: False,
@@ -34,12 +36,13 @@ def run(
         told.append(epoch)
         tell(epoch)
 
-    weights = fit(plan, examples[:4], examples[4:], checkpoint=checkpoint, device=CPU, tell=keep, cancelled=cancelled)
+    learner = SegmentationLearner(plan)
+    weights = fit(plan, learner, examples[:4], examples[4:], folder=folder, device=CPU, tell=keep, cancelled=cancelled)
     return weights, told
 
 
-def numbers(history: list[Epoch]) -> list[tuple[int, float, float, dict[int, float]]]:
-    return [(epoch.number, epoch.loss, epoch.learning_rate, epoch.dice) for epoch in history]
+def numbers(history: list[Epoch]) -> list[tuple[int, float, float, dict[str, float]]]:
+    return [(epoch.number, epoch.loss, epoch.learning_rate, epoch.figures) for epoch in history]
 
 
 def test_the_same_plan_and_examples_give_the_same_numbers_twice(examples: list[Example], tmp_path: Path) -> None:
@@ -105,13 +108,12 @@ def test_a_cancelled_training_stops_at_the_next_step_and_keeps_its_checkpoint(
 
 
 def test_a_damaged_checkpoint_is_refused_before_it_is_loaded(examples: list[Example], tmp_path: Path) -> None:
-    checkpoint = tmp_path / "checkpoint"
-    run(SHORT, examples, checkpoint)
-    content = bytearray(checkpoint.read_bytes())
+    run(SHORT, examples, tmp_path)
+    content = bytearray((tmp_path / "last").read_bytes())
     content[len(content) // 2] ^= 1
-    checkpoint.write_bytes(content)
-    with pytest.raises(TrainingError, match="checkpoint is damaged"):
-        run(SHORT, examples, checkpoint)
+    (tmp_path / "last").write_bytes(content)
+    with pytest.raises(TrainingError, match="last is damaged"):
+        run(SHORT, examples, tmp_path)
 
 
 def test_a_checkpoint_of_another_plan_is_refused(examples: list[Example], tmp_path: Path) -> None:
@@ -129,5 +131,5 @@ def test_a_loss_that_is_no_number_ends_the_training_in_words(examples: list[Exam
 def test_half_precision_learns_the_same_task(examples: list[Example], tmp_path: Path) -> None:
     plan = small_plan(precision=Precision.BF16, epochs=25)
     _, told = run(plan, examples, tmp_path / "checkpoint")
-    assert min(told[-1].dice.values()) > 0.7
+    assert min(told[-1].figures.values()) > 0.7
     assert native_precision(CPU) in Precision

@@ -36,7 +36,7 @@ def fingerprint(
 
 
 def plan_of(seen: Fingerprint, modality: str = "MR") -> Plan:
-    return make_plan(seen, values=[1, 2], modality=modality, precision=Precision.FP32)
+    return make_plan(seen, values={"one": 1, "two": 2}, modality=modality, precision=Precision.FP32)
 
 
 def test_a_small_volume_is_taken_whole() -> None:
@@ -118,11 +118,11 @@ def test_an_impossible_override_is_refused_by_name(values: dict[str, object], wo
 
 @pytest.mark.parametrize("name", NETWORKS)
 def test_every_network_answers_each_voxel_with_a_score_for_each_value(name: str) -> None:
-    plan = small_plan(network=name, channels=(8, 8, 8), values=(0, 1, 7))
-    scores = build_network(plan)(torch.zeros(1, 1, 16, 20, 24))
-    assert scores.shape == (1, 3, 16, 20, 24)
+    plan = small_plan(network=name, channels=(8, 8, 8), values=(0, 1, 7), patch_RAS=(32, 32, 32))
+    scores = build_network(plan).eval()(torch.zeros(1, 1, 32, 32, 64))
+    assert scores.shape == (1, 3, 32, 32, 64)
 
 
 def test_an_unknown_network_is_refused_by_name() -> None:
-    with pytest.raises(PlanError, match=r"unknown network 'ResUNet'.*DynUNet, UNet, SegResNet"):
+    with pytest.raises(PlanError, match=r"unknown network 'ResUNet'.*DynUNet, UNet, SegResNet, SwinUNETR"):
         build_network(small_plan(network="ResUNet"))
