@@ -20,11 +20,10 @@ from labeling_protocols.lesions import Lesion
 from labeling_protocols.part_sources import EDIT, NONE, READER, CompositionError, Sources
 from labeling_protocols.protocol import Protocol, Structure, Task
 from labeling_protocols.records import Part
-from labeling_protocols.surfaces import Mask, Region, region_of
+from labeling_protocols.surfaces import NEIGHBOURS_26, Mask, Region, region_of
 
 __all__ = ["Composed", "CompositionError", "compose"]
 
-_NEIGHBOURS_26 = np.ones((3, 3, 3), np.bool_)
 _WHOLE, _STRUCTURE, _LESION = 1, 2, 3  # how narrow the part is that a voxel comes from; 0 for no voxel
 _NO_EDITS: Mapping[str, Label] = MappingProxyType({})
 
@@ -200,7 +199,7 @@ def _of_lesion(source: str, mask_ZYX: Mask, lesion_ZYX: Mask, others_ZYX: Mask) 
     within: Mask = mask_ZYX & lesion_ZYX
     if source.partition(":")[0] != EDIT:
         return within
-    component_ZYX, _ = ndimage.label(mask_ZYX & ~others_ZYX, _NEIGHBOURS_26)
+    component_ZYX, _ = ndimage.label(mask_ZYX & ~others_ZYX, NEIGHBOURS_26)
     touched = np.unique(component_ZYX[within & ~others_ZYX])
     return within | np.isin(component_ZYX, touched[touched > 0])
 

@@ -135,16 +135,19 @@ def _left_out(structure: str, outlines: Outlines) -> Iterator[Grounds]:
 
 def _of_pairs(
     structure: str, beyond: Sequence[tuple[PairAgreement, Sequence[_Beyond]]], named: Sequence[str]
-) -> Iterator[Grounds]:
-    """What each two readers' numbers say; not of what is `named` elsewhere."""
+) -> list[Grounds]:
+    """What each two readers' numbers say; not of what is `named` elsewhere.
+
+    Pairs that are as far apart stand in the order of their words: that of readers' names is the same in every case.
+    """
+    told = []
     for pair, found in beyond:
         numbers = [number for number in found if number.of not in named]
         if numbers:
             words = f"{structure}: {', '.join(number.words for number in numbers)} ({{0}} and {{1}})"
-            yield Grounds(
-                reason=Reason(text=words, readers=(pair.reader_a, pair.reader_b)),
-                shortfall=max(number.shortfall for number in numbers),
-            )
+            reason = Reason(text=words, readers=(pair.reader_a, pair.reader_b))
+            told.append(Grounds(reason=reason, shortfall=max(number.shortfall for number in numbers)))
+    return sorted(told, key=lambda ground: (-ground.shortfall, ground.reason.text))
 
 
 def _not_found_by_all(

@@ -4,7 +4,8 @@ Each act is one transaction that holds the case's row (`dispute_states.py` has t
 where people call; here it is checked that nobody settles a case he read, and who the protocol lets take it.
 """
 
-from collections.abc import Iterator
+import json
+from collections.abc import Container, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -13,6 +14,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from labeling_protocols import schema, seats
+from labeling_protocols.audit import Action
 from labeling_protocols.dispute_states import (
     LEASE,
     UNSETTLED,
@@ -29,15 +31,19 @@ from labeling_protocols.dispute_states import (
 )
 from labeling_protocols.dispute_states import reopen as reopen_row
 from labeling_protocols.protocol import Protocol
-from labeling_protocols.records import DisputeState
+from labeling_protocols.records import Dispute, DisputeState
 from labeling_protocols.store import Store, now
 
 __all__ = [
+    "Claimable",
     "DisputeError",
     "Standing",
     "TakenError",
     "claim",
+    "claimable",
+    "claimables",
     "escalate",
+    "escalated_because",
     "hold",
     "move_on",
     "release",
@@ -48,6 +54,17 @@ __all__ = [
 
 _RENEW_AFTER = timedelta(minutes=5)  # a claim renewed more lately than this is left as it is
 _SERVER = "server"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Claimable:
+    """How many adjudicators decided in a dispute's present round, and whether it is somebody's to take.
+
+    `refusal` says why it is not; it is empty where it is, whoever has the dispute at present.
+    """
+
+    decided: int
+    refusal: str
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -144,6 +161,42 @@ def move_on(store: Store, protocol: Protocol, *, at: datetime | None = None) -> 
     return MovedOn(lapsed=sum(one.lapsed for one in moved), escalated=sum(one.escalated for one in moved))
 
 
+def claimables(store: Store, found: Iterable[Standing | Dispute], adjudicator: str) -> dict[str, Claimable]:
+    """By case, whether each of these disputes is an adjudicator's to take; nothing is asked case by case."""
+    found = list(found)
+    with store.engine.connect() as connection:
+        protocols = {name: store.asked(name, connection).protocol for name in {one.protocol for one in found}}
+        groups = seats.groups_of(connection, adjudicator)
+        decided: dict[str, list[str]] = {}
+        for case, who in connection.execute(_of_present_round(found)):
+            decided.setdefault(case, []).append(who)
+    return {
+        one.case: Claimable(
+            decided=len(decided.get(one.case, ())),
+            refusal=_refusal(one, protocols[one.protocol], groups, own=adjudicator in decided.get(one.case, ())),
+        )
+        for one in found
+    }
+
+
+def claimable(store: Store, found: Standing, adjudicator: str) -> Claimable:
+    """Whether one dispute is an adjudicator's to take."""
+    return claimables(store, [found], adjudicator)[found.case]
+
+
+def escalated_because(store: Store, found: Standing) -> str:
+    """Why a dispute was escalated, in the words of who did it; empty where it was not."""
+    if not found.group:
+        return ""
+    table = schema.audit
+    query = sa.select(table.c.details).where(
+        table.c.subject == found.case, table.c.action == Action.DISPUTE_ESCALATED.value
+    )
+    with store.engine.connect() as connection:
+        details = connection.execute(query.order_by(table.c.id.desc()).limit(1)).scalar()
+    return str(json.loads(details)["reason"]) if details is not None else ""
+
+
 def _move_one_on(store: Store, case_id: str, group: str | None, days: int | None, at: datetime) -> MovedOn:
     lapsed = escalated = 0
     with _locked(store, case_id) as (connection, case):
@@ -206,12 +259,30 @@ def _require_no_reader(connection: sa.Connection, case_id: str, adjudicator: str
 def _require_may_take(connection: sa.Connection, before: Standing, protocol: Protocol, adjudicator: str) -> None:
     """Nobody who read the case, only the group that is asked, and nobody who decided in this round already."""
     _require_no_reader(connection, before.case, adjudicator)
-    group = before.group or protocol.adjudication.group
-    if group is not None and group not in seats.groups_of(connection, adjudicator):
-        raise DisputeError(f"this dispute is for adjudicators of the group {group}. Nothing was changed.")
     table = schema.adjudications
     own = sa.select(table.c.id).where(
         table.c.case == before.case, table.c.round == before.round, table.c.adjudicator == adjudicator
     )
-    if connection.execute(own.limit(1)).first() is not None:
-        raise DisputeError("you decided already; another adjudicator decides next. Nothing was changed.")
+    decided = connection.execute(own.limit(1)).first() is not None
+    refusal = _refusal(before, protocol, seats.groups_of(connection, adjudicator), own=decided)
+    if refusal:
+        raise DisputeError(f"{refusal}. Nothing was changed.")
+
+
+def _refusal(before: Standing | Dispute, protocol: Protocol, groups: Container[str], *, own: bool) -> str:
+    """Why a dispute is not for an adjudicator of these groups, who decided in its round already or not (`own`)."""
+    group = before.group or protocol.adjudication.group
+    if group is not None and group not in groups:
+        return f"this dispute is for adjudicators of the group {group}"
+    return "you decided already; another adjudicator decides next" if own else ""
+
+
+def _of_present_round(found: Sequence[Standing | Dispute]) -> sa.Select[Any]:
+    """Who decided over which case in the round its dispute is in, of disputes that stand as these do."""
+    table, rows = schema.adjudications, schema.disputes
+    present = sa.and_(table.c.case == rows.c.case, table.c.round == rows.c.round)
+    alike = (
+        rows.c.protocol.in_({one.protocol for one in found}),
+        rows.c.state.in_({one.state for one in found}),
+    )
+    return sa.select(table.c.case, table.c.adjudicator).join(rows, present).where(*alike)

@@ -13,6 +13,8 @@ from labeling_protocols.protocol_parts import ChoiceQuestion, IntegerQuestion, Q
 from labeling_protocols.records import Case
 from labeling_protocols.surfaces import region_of
 
+FINDINGS_MAX = 1_000  # boxes, and points, of a label: more than anybody draws; 10,000 take gigabytes to be compared
+
 _SHOWN = 8
 _BEYOND_EDGE_VOXELS = 1.0  # a viewer may draw a box round the outermost voxels
 
@@ -78,6 +80,9 @@ def _finding_problems(protocol: Protocol, geometry: Geometry, label: Label) -> I
     tasks = {structure.name: structure.tasks for structure in protocol.structures}
     drawn: tuple[tuple[Task, Sequence[Box | Point]], ...] = ((Task.BOXES, label.boxes), (Task.POINTS, label.points))
     for task, findings in drawn:
+        if len(findings) > FINDINGS_MAX:
+            yield f"the label has {len(findings)} {task}; expected at most {FINDINGS_MAX}"
+            continue
         asked = [name for name, of_structure in tasks.items() if task in of_structure]
         for number, finding in enumerate(findings, 1):
             what = f"{'box' if task is Task.BOXES else 'point'} {number} of {len(findings)}"

@@ -19,11 +19,10 @@ from labeling_protocols.findings import boxes_of
 from labeling_protocols.geometry import Geometry
 from labeling_protocols.label import Box, Label
 from labeling_protocols.protocol import Protocol
-from labeling_protocols.surfaces import Mask, Region, union_of, value_regions
+from labeling_protocols.surfaces import NEIGHBOURS_26, Mask, Region, union_of, value_regions
 
 OUTLINED_AT_MOST = 100  # the largest outlined lesions of a structure are told apart; stray voxels can make thousands
 
-_NEIGHBOURS_26 = np.ones((3, 3, 3), dtype=np.bool_)
 _ALL_PATTERNS = 8  # with more readers, only the patterns that occur have a place in the table
 
 
@@ -116,7 +115,7 @@ def _outlines(
     patterns, code_ZYX = _patterns(masks_ZYX)
     component_ZYX, count = np.zeros(code_ZYX.shape, np.int32), 0
     if code_ZYX.size:
-        component_ZYX, count = ndimage.label(code_ZYX, _NEIGHBOURS_26)
+        component_ZYX, count = ndimage.label(code_ZYX, NEIGHBOURS_26)
     if any(boxes):
         component_ZYX, count = boxed_apart(component_ZYX, masks_ZYX, boxes, geometry, region)
     number, voxels, counted = _counted(component_ZYX, code_ZYX, count, patterns, len(readers))

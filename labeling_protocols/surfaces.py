@@ -10,10 +10,24 @@ from numpy.typing import NDArray
 from labeling_protocols.compiled import compiled
 from labeling_protocols.nearest import Near, Points, Spacing, far_mm, near, near_mm
 
-__all__ = ["Mask", "Points", "Region", "Spacing", "Surface", "region_of", "surface_of", "union_of", "value_regions"]
+__all__ = [
+    "NEIGHBOURS_26",
+    "Mask",
+    "Points",
+    "Region",
+    "Spacing",
+    "Surface",
+    "region_of",
+    "surface_of",
+    "union_of",
+    "value_regions",
+]
 
 Mask = NDArray[np.bool_]
 Region = tuple[slice, slice, slice]
+
+# What makes one piece of voxels: those that touch by a face, an edge or a corner.
+NEIGHBOURS_26: Mask = np.ones((3, 3, 3), np.bool_)
 
 _NOTHING: Region = (slice(0, 0), slice(0, 0), slice(0, 0))
 

@@ -1,129 +1,35 @@
 """Disputes and decisions as JSON, for the adjudicator's page and for programs."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import asdict
-from typing import Annotated, Any, Self
+from typing import Annotated, Any
 
-from fastapi import APIRouter, Depends, HTTPException, Request
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from fastapi import APIRouter, Request
+from pydantic import Field
 from starlette.concurrency import run_in_threadpool
 
-from apps.identity import Caller, Identities, Means, requires
-from apps.review.disputes import (
-    AgreementRow,
-    ShownDispute,
-    edit_shown,
-    find_dispute,
-    focus_mm_RAS,
-    held_words,
-    listed,
-    parts_of,
-    queue_of,
-    require_not_own,
-)
-from apps.review.signing import needs_password, require_signature
-from apps.settings import Site
+from apps.identity import Caller
+from apps.review.access import Adjudicator, Lead, TheDispute, TheIdentities, TheSite, TheStore
+from apps.review.decisions import Asked, Decision, adjudicator_names, decide, holders_named
+from apps.review.dispute_json import detail, standing_told
+from apps.review.disputes import ShownDispute, edit_shown, listed, queue_of, require_not_own
+from apps.review.frame import may_see_figures
+from apps.review.signing import require_signature
 from labeling_protocols import disputes as acts
-from labeling_protocols import edits, settlement
-from labeling_protocols.adjudications import adjudicate
-from labeling_protocols.dispute_states import UNSETTLED, Standing, TakenError, taken_words
-from labeling_protocols.protocol_parts import ConsensusRule
-from labeling_protocols.records import DisputeState, LesionAgreement, Role
+from labeling_protocols import edits, reading_rows, settlement
+from labeling_protocols.dispute_states import UNSETTLED
+from labeling_protocols.protocol import Protocol
+from labeling_protocols.records import DisputeState
 from labeling_protocols.store import Store
 
 router = APIRouter(prefix="/review")
 
-# A reader's personal address opens his viewer, not these pages.
-_MEANS = (Means.TOKEN, Means.COOKIE)
-Adjudicator = Annotated[Caller, requires(Role.ADJUDICATOR, Role.ADMINISTRATOR, means=_MEANS)]
-Lead = Annotated[Caller, requires(Role.ADJUDICATOR, Role.ADMINISTRATOR, Role.ENGINEER, means=_MEANS)]
 
-_NUMBERS = (
-    "structure",
-    "dice",
-    "iou",
-    "surface_dice",
-    "hd95_mm",
-    "average_surface_distance_mm",
-    "volume_difference_ml",
-    "f1",
-    "findings_a",
-    "findings_b",
-    "findings_matched",
-)
-
-
-def _store(request: Request) -> Store:
-    store: Store = request.app.state.store
-    return store
-
-
-def _site(request: Request) -> Site:
-    site: Site = request.app.state.site
-    return site
-
-
-def _identities(request: Request) -> Identities:
-    identities: Identities = request.app.state.identities
-    return identities
-
-
-TheStore = Annotated[Store, Depends(_store)]
-TheSite = Annotated[Site, Depends(_site)]
-TheIdentities = Annotated[Identities, Depends(_identities)]
-
-
-def _dispute(case: str, caller: Adjudicator, store: TheStore, site: TheSite) -> ShownDispute:
-    return find_dispute(store, site.secret, case, caller.account)
-
-
-TheDispute = Annotated[ShownDispute, Depends(_dispute)]
-
-
-class _Asked(BaseModel):
-    model_config = ConfigDict(extra="forbid")
-
-
-class DecisionPart(_Asked):
-    """What is taken for a structure or one of its lesions; without either, for the whole case."""
-
-    structure: Annotated[str | None, Field(max_length=64)] = None
-    lesion: Annotated[int | None, Field(ge=1, le=100_000)] = None
-    take: Annotated[str, Field(max_length=16)]
-
-
-class Decision(_Asked):
-    """What an adjudicator decides, why, and his password: one choice for the whole case, or parts.
-
-    A choice is a reader's letter, a consensus rule, "edit" (his own) or "none".
-    """
-
-    choice: Annotated[str | None, Field(max_length=16)] = None
-    parts: Annotated[list[DecisionPart] | None, Field(max_length=1000)] = None
-    rationale: Annotated[str, Field(max_length=10_000)]
-    password: Annotated[str, Field(max_length=1000, repr=False)] = ""
-
-    @model_validator(mode="after")
-    def _one_of_both(self) -> Self:
-        if (self.choice is None) == (self.parts is None):
-            raise ValueError("give either a choice or parts")
-        return self
-
-    @property
-    def taken(self) -> list[tuple[str | None, int | None, str]]:
-        if self.parts is None:
-            return [(None, None, self.choice or "")]
-        return [(part.structure, part.lesion, part.take) for part in self.parts]
-
-
-class Reasoned(_Asked):
+class Reasoned(Asked):
     """An act that needs a reason."""
 
     reason: Annotated[str, Field(max_length=1000, pattern=r"^[^\x00]*$")]
 
 
-class Taken(_Asked):
+class Taken(Asked):
     """What an edit begins from: a reader's letter, a consensus rule, or "none"."""
 
     take: Annotated[str, Field(max_length=16)]
@@ -141,10 +47,11 @@ def disputes(
     """The disputes that nobody settled, or those of one state, worst first."""
     known = {one.name: one for one in ([store.protocol(protocol)] if protocol else store.protocols())}
     queue = queue_of(store, list(known), caller.account, UNSETTLED if state is None else (state,))
-    names = adjudicator_names(identities)
+    names, taking = adjudicator_names(identities), acts.claimables(store, queue.disputes, caller.account.id)
     return {
         "disputes": [
-            listed(site.secret, known[dispute.protocol], dispute, caller.account, names) for dispute in queue.disputes
+            listed(site.secret, known[one.protocol], one, caller.account, names, taking[one.case])
+            for one in queue.disputes
         ],
         "kept_from_you": queue.kept_from_you,
         "counts": settlement.counts(store, known),
@@ -161,25 +68,31 @@ def dispute_detail(
 
 @router.post("/api/disputes/{case}")
 async def settle(
-    request: Request, decision: Decision, dispute: TheDispute, caller: Adjudicator, store: TheStore, site: TheSite
+    request: Request,
+    decision: Decision,
+    dispute: TheDispute,
+    caller: Adjudicator,
+    store: TheStore,
+    site: TheSite,
+    identities: TheIdentities,
 ) -> dict[str, Any]:
     """Decide on a dispute, signed with the adjudicator's password and the site's key."""
     await require_signature(request, caller, decision.password)
-    return await run_in_threadpool(decide, store, site, _identities(request), dispute, caller, decision)
+    return await run_in_threadpool(decide, store, site, identities, dispute, caller, decision)
 
 
 @router.post("/api/disputes/{case}/claim")
 def claim(dispute: TheDispute, caller: Adjudicator, store: TheStore, identities: TheIdentities) -> dict[str, Any]:
     """Take a dispute, or keep it for longer."""
     with holders_named(identities):
-        return _standing(acts.claim(store, dispute.case.id, caller.account.id), caller, identities)
+        return standing_told(acts.claim(store, dispute.case.id, caller.account.id), caller, identities)
 
 
 @router.post("/api/disputes/{case}/release")
 def release(dispute: TheDispute, caller: Adjudicator, store: TheStore, identities: TheIdentities) -> dict[str, Any]:
     """Give a dispute back undecided."""
     with holders_named(identities):
-        return _standing(acts.release(store, dispute.case.id, caller.account.id), caller, identities)
+        return standing_told(acts.release(store, dispute.case.id, caller.account.id), caller, identities)
 
 
 @router.post("/api/disputes/{case}/escalate")
@@ -189,7 +102,7 @@ def escalate(
     """Hand a dispute to the group that the protocol escalates to."""
     with holders_named(identities):
         found = acts.escalate(store, dispute.case.id, caller.account.id, asked.reason)
-    return _standing(found, caller, identities)
+    return standing_told(found, caller, identities)
 
 
 @router.post("/api/disputes/{case}/reopen")
@@ -201,7 +114,7 @@ def reopen(
     require_not_own(store, case, caller.account)
     found = acts.reopen(store, case, caller.account.id, asked.reason)
     settlement.settle(store, case)
-    return _standing(acts.standing_over(store, case) or found, caller, identities)
+    return standing_told(acts.standing_over(store, case) or found, caller, identities)
 
 
 @router.post("/api/disputes/{case}/edit")
@@ -216,64 +129,13 @@ def edit(
 
 @router.get("/api/progress")
 def progress(caller: Lead, store: TheStore, protocol: str | None = None) -> dict[str, Any]:
-    """Counts of one protocol, or the sum over all."""
-    counts = [counts_of(store, name) for name in ([protocol] if protocol else [p.name for p in store.protocols()])]
-    return {
-        "protocol": protocol,
-        **{key: sum(c[key] for c in counts) for key in ("cases", "reads", "reads_planned", "disputes", "truths")},
-    }
-
-
-def detail(store: Store, identities: Identities, dispute: ShownDispute, caller: Caller) -> dict[str, Any]:
-    """A dispute for a page or a program, without a word on who the readers are or when they read."""
-    folder = f"/review/disputes/{dispute.case.id}"
-    volumes, rule = dispute.volumes_ml(), dispute.protocol.adjudication
-    rules = {name: f"{folder}/consensus-{name}.nii.gz" for name in ConsensusRule}
-    return {
-        **_standing(dispute.standing, caller, identities),
-        "protocol": dispute.protocol.name,
-        "severity": dispute.verdict.severity,
-        "reasons": dispute.reasons(),
-        "image": f"{folder}/image.nii.gz",
-        "reads": [
-            {"letter": letter, "label": f"{folder}/reader-{letter}.nii.gz", "volumes_ml": volumes[letter]}
-            for letter in dispute.reads
-        ],
-        "consensus": rules,
-        "sources": dispute.sources,
-        "edit": edit_shown(store, dispute, caller.account),
-        "structures": [
-            {"name": s.name, "title": s.title, "value": s.value, "color": s.color} for s in dispute.structures
-        ],
-        "agreement": [_as_json(row) for row in dispute.rows()],
-        "lesions": [_lesion(lesion, dispute.letters) for lesion in dispute.verdict.lesions],
-        "reliability": [asdict(structure) for structure in dispute.verdict.structures],
-        "rationale_min_characters": rule.rationale_min_characters,
-        "adjudicators": rule.adjudicators,
-        "may_escalate": rule.escalate_to is not None and not dispute.standing.group,
-        "password": needs_password(identities, caller),
-        "focus_mm_RAS": focus_mm_RAS(store, dispute),
-    }
-
-
-def decide(
-    store: Store, site: Site, identities: Identities, dispute: ShownDispute, caller: Caller, decision: Decision
-) -> dict[str, Any]:
-    """Sign and keep a decision of a caller whose password was checked; raises `DisputeError`, having kept nothing."""
-    with holders_named(identities):
-        made = adjudicate(
-            store,
-            case_id=dispute.case.id,
-            adjudicator=caller.account.id,
-            parts=parts_of(store, dispute, caller.account, decision.taken),
-            rationale=decision.rationale,
-            signing_key=site.signing_key,
-        )
-    chosen = (
-        {"choice": decision.choice} if decision.parts is None else {"parts": [p.model_dump() for p in decision.parts]}
-    )
-    told = {"adjudication": made.id, "settles": made.settles, "basis": made.basis, "signature": made.signature}
-    return {"case": made.case, **chosen, **told}
+    """Counts of one protocol, or the sums over all; `disputes` and `truths` are null for who reads cases himself."""
+    asked = [store.protocol(protocol)] if protocol else store.protocols()
+    counts = [_counts(store, one) for one in asked]
+    came_of = [_became(store, one) for one in asked] if may_see_figures(caller) else []
+    told = {name: sum(one[name] for one in counts) for name in ("cases", "reads", "reads_planned")}
+    became = {name: sum(one[name] for one in came_of) if came_of else None for name in ("disputes", "truths")}
+    return {"protocol": protocol, **told, **became}
 
 
 def begin_edit(store: Store, dispute: ShownDispute, caller: Caller, take: str) -> None:
@@ -281,64 +143,15 @@ def begin_edit(store: Store, dispute: ShownDispute, caller: Caller, take: str) -
     edits.begin_edit(store, dispute.case.id, caller.account.id, dispute.source(take, None))
 
 
-def adjudicator_names(identities: Identities) -> dict[str, str]:
-    """Everybody's name by account id, to say who has a dispute; never to be looked up for a reader's id."""
-    return {account.id: account.name for account in identities.accounts.all()}
+def _counts(store: Store, protocol: Protocol) -> dict[str, int]:
+    """How far the reading is, of calibration cases aside; it takes as long whatever the reads say."""
+    cases = store.progress(protocol.name).cases
+    reads = sum(source.reads for source in reading_rows.by_source(store, protocol.name))
+    return {"cases": cases, "reads": reads, "reads_planned": cases * protocol.readers_per_case}
 
 
-@contextmanager
-def holders_named(identities: Identities) -> Iterator[None]:
-    """Tell an adjudicator by name who has the dispute that he cannot have."""
-    try:
-        yield
-    except TakenError as error:
-        holder = identities.accounts.get(error.holder)
-        words = taken_words(holder.name if holder is not None else "another adjudicator", error.since)
-        raise HTTPException(409, words) from error
-
-
-def counts_of(store: Store, protocol_name: str) -> dict[str, int]:
-    """How far a protocol is; disputes and truths are counted as they are, not as they were last judged."""
-    protocol = store.protocol(protocol_name)
+def _became(store: Store, protocol: Protocol) -> dict[str, int]:
+    """What came of the reads, as it is and not as it was last judged."""
     settlement.judge(store, protocol.name)
     kept = store.progress(protocol.name)
-    return {
-        "cases": kept.cases,
-        "reads": kept.reads,
-        "reads_planned": kept.cases * protocol.readers_per_case,
-        "disputes": kept.disputes,
-        "truths": kept.truths,
-    }
-
-
-def _standing(standing: Standing, caller: Caller, identities: Identities) -> dict[str, Any]:
-    return {
-        "case": standing.case,
-        "state": standing.state,
-        "round": standing.round,
-        "group": standing.group or None,
-        **held_words(standing, caller.account, adjudicator_names(identities)),
-    }
-
-
-def _as_json(row: AgreementRow) -> dict[str, Any]:
-    """A pair's numbers, and the protocol's limits under their own names."""
-    numbers = {name: getattr(row.agreement, name) for name in _NUMBERS}
-    return {"title": row.title, "pair": row.pair, **numbers, **asdict(row.limits), "within": row.within}
-
-
-def _lesion(lesion: LesionAgreement, letters: dict[str, str]) -> dict[str, Any]:
-    x, y, z = lesion.centre_mm_LPS
-    return {
-        "structure": lesion.structure,
-        "number": lesion.number,
-        "kind": lesion.kind,
-        "centre_mm_RAS": (-x, -y, z),
-        "found_by": sorted(letters[reader] for reader in lesion.found_by if reader in letters),
-        "volumes_ml": {
-            letters[r]: volume
-            for r, volume in sorted(lesion.volumes_ml.items(), key=lambda item: letters.get(item[0], ""))
-            if r in letters
-        },
-        "dice_min": lesion.dice_min,
-    }
+    return {"disputes": kept.disputes, "truths": kept.truths}

@@ -2,26 +2,22 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from itertools import groupby
 from string import ascii_uppercase
 from typing import Any
 
-import numpy as np
 import sqlalchemy as sa
-from numpy.typing import NDArray
 
 from labeling_protocols import schema, settlement
 from labeling_protocols.adjudications import AdjudicationError
 from labeling_protocols.dispute_states import UNSETTLED, Standing
-from labeling_protocols.disputes import standing_over
+from labeling_protocols.disputes import Claimable, standing_over
 from labeling_protocols.edits import begun_from, edits, is_saved, newest_edit
-from labeling_protocols.geometry import Geometry
-from labeling_protocols.label import Label
 from labeling_protocols.protocol import AgreementLimits, Protocol, Structure
 from labeling_protocols.protocol_parts import ConsensusRule
 from labeling_protocols.pseudonyms import keyed_order
 from labeling_protocols.records import Account, Case, Dispute, DisputeState, Edit, PairAgreement, Part, Read, Verdict
 from labeling_protocols.store import Store, UnknownError
-from labeling_protocols.surfaces import region_of
 
 EDIT, NONE = "edit", "none"
 _RULES = tuple(ConsensusRule)
@@ -173,10 +169,18 @@ def queue_of(
     return Queue(disputes=tuple(shown), kept_from_you=len(found) - len(shown))
 
 
-def listed(secret: bytes, protocol: Protocol, dispute: Dispute, account: Account, names: Mapping[str, str]) -> Any:
+def listed(
+    secret: bytes,
+    protocol: Protocol,
+    dispute: Dispute,
+    account: Account,
+    names: Mapping[str, str],
+    taking: Claimable,
+) -> dict[str, Any]:
     """A dispute's line in the queue; `names` are adjudicators', by account id.
 
-    It tells the day since when reads are in dispute and no more: the moment would be that of the last read.
+    `adjudicators` must decide the same, `decided` did decide, and `not_yours` says why the account cannot be one of
+    them. It tells the day since when reads are in dispute and no more: the moment would be that of the last read.
     """
     letters = _letters(secret, dispute.case, dispute.reads)
     known = {structure.name for structure in protocol.structures}
@@ -185,10 +189,14 @@ def listed(secret: bytes, protocol: Protocol, dispute: Dispute, account: Account
         "case": dispute.case,
         "protocol": dispute.protocol,
         "state": dispute.state,
+        "group": dispute.group or None,
         "severity": dispute.verdict.severity,
         "reasons": _said(dispute.verdict, letters),
         "structures": list(dict.fromkeys(name for name in named if name in known)),
         "since": dispute.since.date().isoformat(),
+        "adjudicators": 1 if dispute.group else protocol.adjudication.adjudicators,
+        "decided": taking.decided,
+        "not_yours": taking.refusal or None,
         **held_words(dispute, account, names),
     }
 
@@ -254,45 +262,6 @@ def edit_shown(store: Store, dispute: ShownDispute, account: Account) -> dict[st
     }
 
 
-def focus_mm_RAS(store: Store, dispute: ShownDispute) -> tuple[float, float, float]:
-    """The middle of the disagreement in the slice that has most of it: where a viewer opens.
-
-    Where no voxel is in dispute: the first box or point of any reader, else the middle of the image.
-    """
-    labels = [store.label(read.label) for read in dispute.reads.values()]
-    region = region_of([layer_ZYX for label in labels for layer_ZYX in label.layers_LZYX])
-    differs = _differs(dispute.protocol, labels, region)
-    if differs.any():
-        start_ZYX = np.array([side.start for side in region])
-        return _middle_mm_RAS(differs, start_ZYX, dispute.case.geometry)
-    places = [box.centre_mm_LPS for label in labels for box in label.boxes]
-    places += [point.position_mm_LPS for label in labels for point in label.points]
-    x, y, z = places[0] if places else dispute.case.geometry.corners_mm_LPS().mean(axis=0)
-    return (-float(x), -float(y), float(z))
-
-
-def _differs(protocol: Protocol, labels: Sequence[Label], region: tuple[slice, slice, slice]) -> NDArray[np.bool_]:
-    """Where readers differ on any structure, within the region anybody drew in."""
-    differs = np.zeros(tuple(side.stop - side.start for side in region), dtype=bool)
-    for structure in protocol.outlined:
-        masks = [(label.layers_LZYX[:, *region] == structure.value).any(axis=0) for label in labels]
-        for mask in masks[1:]:
-            differs |= mask != masks[0]
-    return differs
-
-
-def _middle_mm_RAS(
-    mask_ZYX: NDArray[np.bool_], start_ZYX: NDArray[np.int_], geometry: Geometry
-) -> tuple[float, float, float]:
-    z = int(mask_ZYX.sum(axis=(1, 2)).argmax())
-    points_YX = np.argwhere(mask_ZYX[z])
-    middle = np.median(points_YX, axis=0)
-    y, x = points_YX[np.abs(points_YX - middle).sum(axis=1).argmin()]
-    place_ZYX = start_ZYX + np.array([z, y, x])
-    point = geometry.affine_RAS() @ np.array([*place_ZYX[::-1], 1.0])
-    return float(point[0]), float(point[1]), float(point[2])
-
-
 def _letters(secret: bytes, case_id: str, reads: Sequence[Read]) -> dict[str, str]:
     """Letters by reader, in an order that only the site's key knows: a letter says nothing from case to case."""
     order = keyed_order(secret, case_id, [read.reader for read in reads])
@@ -300,8 +269,14 @@ def _letters(secret: bytes, case_id: str, reads: Sequence[Read]) -> dict[str, st
 
 
 def _said(verdict: Verdict, letters: Mapping[str, str]) -> list[str]:
+    """The reasons with letters, those that weigh most first.
+
+    Of reasons in the same words the letters decide which stands first: the order of account ids is the same in every
+    case, and would tell over many cases whose letter is whose.
+    """
     names = {reader: f"reader {letter}" for reader, letter in letters.items()}
-    return [reason.said(names) for reason in verdict.reasons]
+    alike = groupby(verdict.reasons, key=lambda reason: reason.text)
+    return [said for _, reasons in alike for said in sorted(reason.said(names) for reason in reasons)]
 
 
 def _turned(pair: PairAgreement) -> PairAgreement:

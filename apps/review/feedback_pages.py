@@ -11,7 +11,7 @@ from typing import Annotated
 from fastapi import APIRouter, Query, Request
 from fastapi.responses import Response
 
-from apps.review.api import TheSite, TheStore
+from apps.review.access import TheSite, TheStore
 from apps.review.chart_frame import few
 from apps.review.frame import page
 from apps.review.overlays import slices_of_difference, slices_picture

@@ -18,7 +18,8 @@ router = APIRouter()
 _HERE = Path(__file__).parent
 _templates = Jinja2Templates(_HERE / "templates")
 _STATIC = {"review.css": "text/css"} | dict.fromkeys(
-    ("dispute.js", "volume.js", "outlines.js", "decision.js", "queue.js", "tables.js"), "text/javascript"
+    ("dispute.js", "volume.js", "outlines.js", "drawing.js", "decision.js", "claim.js", "queue.js", "tables.js"),
+    "text/javascript",
 )
 _PACKAGES = {"niivue.umd.js": "niivue", "htmx.min.js": "htmx"}
 # Nothing but this server's own files runs or is asked; NiiVue draws from blobs and starts a worker from one.
@@ -71,8 +72,13 @@ def may_see_figures(caller: Caller) -> bool:
 
 def sentence(error: Exception) -> str:
     """An error of ours as a sentence on a page."""
-    words = str(error.args[0]) if error.args else ""
-    return words[:1].upper() + words[1:]
+    return sentence_of(str(error.args[0]) if error.args else "")
+
+
+def sentence_of(words: str) -> str:
+    """Words of ours as a sentence on a page."""
+    full = words if words.endswith(".") or not words else f"{words}."
+    return full[:1].upper() + full[1:]
 
 
 def wants_page(request: Request) -> bool:

@@ -17,7 +17,7 @@ from apps.review import (
     volume_files,
     work_pages,
 )
-from apps.review.api import TheStore
+from apps.review.access import TheStore
 from apps.review.frame import page
 
 router = APIRouter()

@@ -1,5 +1,6 @@
 """The queue of disputes: what stands how, worst first, who has what, and which one an adjudicator gets next."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Annotated, Any
@@ -8,12 +9,13 @@ from fastapi import APIRouter, Query, Request
 from fastapi.responses import RedirectResponse, Response
 
 from apps.identity import Caller, Identities
-from apps.review.api import Adjudicator, TheSite, TheStore
+from apps.review.access import Adjudicator, TheSite, TheStore
 from apps.review.disputes import listed, queue_of
 from apps.review.frame import page
 from apps.settings import Site
 from labeling_protocols import disputes, settlement
 from labeling_protocols.dispute_states import UNSETTLED, DisputeError
+from labeling_protocols.disputes import Claimable
 from labeling_protocols.protocol import Protocol
 from labeling_protocols.records import Dispute, DisputeState
 from labeling_protocols.store import Store, now
@@ -23,7 +25,9 @@ router = APIRouter(prefix="/review")
 _SHOWN = 200
 HOW = {
     "settled": "is settled and signed.",
-    "decided": "is decided by you and signed; another adjudicator decides next.",
+    "decided": "is signed by you. It is settled once another adjudicator decides the same.",
+    "differs": "is signed by you. The decisions so far differ: another adjudicator decides next.",
+    "differs-escalated": "is signed by you. The two decisions differ, so it is escalated.",
     "escalated": "is escalated.",
     "released": "is given back undecided.",
     "reopened": "is open again.",
@@ -75,7 +79,8 @@ def queue_page(
     protocols = store.protocols()
     asked = {one.name: one for one in protocols if wanted.protocol in ("", one.name)}
     found = queue_of(store, list(asked), caller.account, _states(wanted.state))
-    rows = [_row(request, site, asked[one.protocol], caller, one) for one in found.disputes]
+    taking = disputes.claimables(store, found.disputes, caller.account.id)
+    rows = [_row(request, site, asked[one.protocol], caller, one, taking[one.case]) for one in found.disputes]
     rows = [row for row in rows if wanted.structure in ("", *row["structures"])]
     counts = settlement.counts(store, list(asked))
     return page(
@@ -111,6 +116,15 @@ def claim_next(store: Store, caller: Caller) -> str | None:
     return None
 
 
+def how_of(made: Mapping[str, Any]) -> str:
+    """Which of `HOW` tells what became of a dispute by a decision, as `decide` tells of it."""
+    if made["settles"]:
+        return "settled"
+    if made["state"] == DisputeState.ESCALATED:
+        return "differs-escalated"
+    return "decided" if made["decided"] == 1 else "differs"
+
+
 def name_of(request: Request, account_id: str) -> str:
     """What an adjudicator is called; never asked for a reader."""
     identities: Identities = request.app.state.identities
@@ -130,12 +144,14 @@ def _states(wanted: str) -> tuple[DisputeState, ...]:
     return (DisputeState(wanted),) if wanted in list(DisputeState) else tuple(UNSETTLED)
 
 
-def _row(request: Request, site: Site, protocol: Protocol, caller: Caller, dispute: Dispute) -> dict[str, Any]:
+def _row(
+    request: Request, site: Site, protocol: Protocol, caller: Caller, dispute: Dispute, taking: Claimable
+) -> dict[str, Any]:
     """A dispute's line, as programs get it, with its protocol's title and times that people read."""
     held = dispute.holder is not None and dispute.held_until is not None and dispute.held_until > now()
     names = {dispute.holder: name_of(request, dispute.holder)} if held and dispute.holder else {}
     return {
-        **listed(site.secret, protocol, dispute, caller.account, names),
+        **listed(site.secret, protocol, dispute, caller.account, names, taking),
         "title": protocol.title,
         "percent": round(100 * dispute.verdict.severity),
         "since": clock(dispute.held_since) if held else "",

@@ -12,8 +12,8 @@ from fastapi import APIRouter, Form, HTTPException, Query, Request
 from fastapi.responses import RedirectResponse, Response
 
 from apps.identity import Caller, Identities
+from apps.review.access import Adjudicator, TheStore
 from apps.review.account_pages import Administrator
-from apps.review.api import Adjudicator, TheStore
 from apps.review.frame import may_see_seats, page, sentence
 from labeling_protocols import audit, calibration, schema, worklist
 from labeling_protocols.occupancy import Show, given_back, held_now, occupied

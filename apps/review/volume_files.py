@@ -14,7 +14,7 @@ from fastapi import APIRouter, Request
 from fastapi.responses import FileResponse, Response
 
 from apps.identity import Caller
-from apps.review.api import Adjudicator, TheDispute, TheSite, TheStore
+from apps.review.access import Adjudicator, TheDispute, TheSite, TheStore
 from apps.review.disputes import ShownDispute
 from apps.review.outline_files import outline_file
 from labeling_protocols.consensus import form_consensus

@@ -9,7 +9,7 @@ from fastapi import APIRouter, Form, Query, Request
 from fastapi.responses import RedirectResponse, Response
 
 from apps.identity import Caller, Means, requires
-from apps.review.api import TheStore
+from apps.review.access import TheStore
 from apps.review.frame import page, sentence
 from labeling_protocols import calibration, worklist
 from labeling_protocols.protocol import Protocol

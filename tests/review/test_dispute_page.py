@@ -1,22 +1,25 @@
 """What an adjudicator sees of a dispute and does with it, in a browser: by pixels, by keyboard alone, and blindly."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 from playwright.sync_api import Page, Route
 
-from labeling_protocols import edits, settlement
+from labeling_protocols import settlement
 from labeling_protocols.disputes import standing_over
 from labeling_protocols.geometry import Geometry, Volume
 from labeling_protocols.label import Label
 from labeling_protocols.records import Account, Case, Reason, Role
-from labeling_protocols.volumes import read_volume_bytes
+from labeling_protocols.volumes import read_volume, read_volume_bytes, write_volume
 from labeling_protocols.worklist import next_case
-from tests.annotation.served import Served
+from tests.annotation.served import INFO, Served
 from tests.conftest import image_of, label_of
-from tests.review.conftest import Disputed, sign_in
+from tests.review.conftest import Disputed, dispute, sign_in
 from tests.review.seen import alike, cyan, extent, open_dispute, orange, purple, views, wait_until_shown
 
 # Turned round in two axes and with unequal spacing: an outline drawn without looking would lie elsewhere.
@@ -157,6 +160,46 @@ def test_everything_is_done_by_keyboard_alone(served: Served, adjudicator: Accou
     assert decision.rationale.startswith("1 and 2")
 
 
+def test_each_structure_is_taken_from_another_reader_by_keyboard_and_the_next_dispute_follows(
+    served: Served, adjudicator: Account, page: Page
+) -> None:
+    worst = read_by(served, [label_of(0), label_of(3)])
+    dispute(served, worst.protocol, label_of(0), label_of(2))
+    drawn = letters(served, adjudicator, worst.case.id)
+    sign_in(page, adjudicator, f"/review/?protocol={worst.protocol.name}")
+    page.keyboard.press("n")
+    wait_until_shown(page)
+    assert page.locator("h1 code").inner_text() == worst.case.id
+    shown = views(page)
+    page.keyboard.press("c")
+    for downs in (0, 2, 1):  # the whole case as below, anterior from B, posterior from A
+        for _ in range(downs):
+            page.keyboard.press("ArrowDown")
+        page.keyboard.press("Escape")  # to the images and their keys, then back to where one was
+        page.keyboard.press("1")
+        assert orange(views(page)).sum() == 0
+        page.keyboard.press("1")
+        assert (orange(views(page)) == orange(shown)).mean() > 0.99
+        page.keyboard.press("c")
+        page.keyboard.press("Tab")
+    assert page.locator("#rationale:focus").count()
+    page.keyboard.type("B has the head, A the tail.")
+    page.keyboard.press("Tab")
+    page.keyboard.type(f"{adjudicator.name}-password")
+    page.keyboard.press("Enter")
+    page.wait_for_url(f"**/review/disputes/*settled={worst.case.id}*")
+    truth = settlement.truth(served.store, worst.case.id)
+    assert truth is not None
+    label = served.store.label(truth.label)
+    for letter, value in (("B", 1), ("A", 2)):
+        np.testing.assert_array_equal(label.mask_ZYX(value), drawn[letter].array_ZYX == value)
+    following = page.locator("h1 code").inner_text()
+    assert following not in ("", worst.case.id)  # the worst of all that are open, of any protocol
+    wait_until_shown(page)
+    page.keyboard.press("c")
+    assert page.locator("#decision select[name=take]:focus").count()
+
+
 def test_outlines_lie_on_what_they_outline_and_everything_fits_at_200_percent(
     served: Served, adjudicator: Account, page: Page
 ) -> None:
@@ -182,6 +225,14 @@ def test_outlines_lie_on_what_they_outline_and_everything_fits_at_200_percent(
     page.keyboard.press("x")
     hatched = views(page)
     assert (orange(hatched) | cyan(hatched)).sum() > 2 * (orange(lines) | cyan(lines)).sum()
+    red = [(hatched[..., 0] - hatched[..., 1] > 60).sum()]
+    for structure in ("posterior", "anterior"):
+        page.locator("#only").select_option(structure)
+        part = views(page)
+        red.append((part[..., 0] - part[..., 1] > 60).sum())
+    assert 0 < max(red[1:]) < 0.7 * red[0]
+    page.locator("#only").select_option("")
+    page.keyboard.press("Escape")
     page.keyboard.press("x")
     page.keyboard.press("f")
     changed = np.abs(views(page) - lines).max(axis=-1) > 20
@@ -194,8 +245,9 @@ def test_outlines_lie_on_what_they_outline_and_everything_fits_at_200_percent(
             assert page.get_by_role("button", name=name).is_visible()
 
 
-def test_a_refusal_keeps_what_was_filled_in_and_an_edit_arrives_by_itself(
-    served: Served, adjudicator: Account, page: Page
+@pytest.mark.filterwarnings("ignore::ResourceWarning")  # monailabel's client leaves its connection open
+def test_a_refusal_keeps_what_was_filled_in_and_an_edit_in_3d_slicer_arrives_by_itself(
+    served: Served, adjudicator: Account, page: Page, tmp_path: Path
 ) -> None:
     found = read_by(served, [label_of(0), label_of(2)])
     open_dispute(page, adjudicator, found.case.id)
@@ -210,21 +262,27 @@ def test_a_refusal_keeps_what_was_filled_in_and_an_edit_arrives_by_itself(
     page.locator("#problem", has_text="password is wrong").wait_for()
     assert page.locator("#decision select[name=take]").input_value() == "A"
     assert not [address for address in fetched if address.endswith(".nii")]
-    page.locator("#edit select").select_option("majority")
+    page.locator("#edit select").select_option("B")
     page.get_by_role("button", name="Edit in 3D Slicer").click()
-    page.locator("#edit", has_text="Next Sample").wait_for()
-    begun = edits.newest_edit(served.store, found.case.id, adjudicator.id)
-    assert begun is not None
-    assert (begun.source, begun.revision) == ("consensus:majority", 0)
-    edits.save_edit(served.store, found.case.id, adjudicator.id, Label.of(label_of(1)))
-    page.locator("#edit", has_text="revision 1").wait_for(timeout=20_000)
+    page.locator("#edit", has_text="Ready, begun from Reader B.").wait_for()
+    assert page.locator("#edit select").input_value() == "B"
+    client = served.client(adjudicator)  # what 3D Slicer's module does
+    assert client.next_sample("worklist", {})["id"] == found.case.id
+    base = read_volume(Path(client.download_label(found.case.id, "original")))
+    np.testing.assert_array_equal(base.array_ZYX, letters(served, adjudicator, found.case.id)["B"].array_ZYX)
+    drawn = np.where(np.arange(base.array_ZYX.shape[0])[:, None, None] < 3, base.array_ZYX, 0).astype(np.uint8)
+    write_volume(replace(base, array_ZYX=drawn), tmp_path / "edit.nrrd")
+    client.save_label(found.case.id, str(tmp_path / "edit.nrrd"), params={"label_info": INFO})
+    page.locator("#edit", has_text="revision 1, has arrived (begun from Reader B)").wait_for(timeout=20_000)
+    assert page.get_by_role("button", name="My edit").get_attribute("aria-pressed") == "true"
     page.locator("#decision select[name=take]").select_option(label="My edit, revision 1")
     page.get_by_label("Your password").fill(f"{adjudicator.name}-password")
     page.get_by_role("button", name="Sign and settle").click()
     page.wait_for_url("**settled=*")
     truth = settlement.truth(served.store, found.case.id)
     assert truth is not None
-    np.testing.assert_array_equal(served.store.label(truth.label).array_ZYX, label_of(1).array_ZYX)
+    np.testing.assert_array_equal(served.store.label(truth.label).array_ZYX, drawn)
+    assert client.next_sample("worklist", {}) == {}
 
 
 def test_the_pages_and_their_traffic_say_nothing_of_who_read_or_when(

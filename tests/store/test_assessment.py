@@ -3,6 +3,7 @@
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, replace
+from itertools import permutations
 from random import Random
 
 import numpy as np
@@ -49,6 +50,21 @@ def test_reads_beyond_the_limits_are_disputed_with_the_numbers_in_words(protocol
     assert said(verdict) == ["posterior: Dice 0.50 < 0.75 (A and B)"]
     assert verdict.reasons[0].readers == ("a", "b")
     assert verdict.severity == pytest.approx((0.75 - 0.5) / 0.75)
+
+
+def test_who_is_called_what_does_not_decide_which_of_two_equal_reasons_stands_first(protocol: Protocol) -> None:
+    """The first is as far from the second as from the third (Dice 0.5), and from the third in volume too."""
+    asked = limited(protocol, "anterior", volume_difference_max=0.6, hd95_mm_max=9.0)
+    drawn = [label([(1, start, stop)]) for start, stop in ((0, 4), (2, 6), (1, 9))]
+    told = {
+        tuple(reason.text for reason in assess(asked, dict(zip(names, drawn, strict=True))).reasons)
+        for names in permutations("abc")
+    }
+    (texts,) = told
+    assert texts[:2] == (
+        "anterior: Dice 0.50 < 0.75 ({0} and {1})",
+        "anterior: Dice 0.50 < 0.75, volumes differ by 67 % > 60 % ({0} and {1})",
+    )
 
 
 def test_every_number_of_a_pair_is_told(protocol: Protocol) -> None:

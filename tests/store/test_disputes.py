@@ -18,7 +18,10 @@ from labeling_protocols.disputes import (
     Standing,
     TakenError,
     claim,
+    claimable,
+    claimables,
     escalate,
+    escalated_because,
     move_on,
     release,
     reopen,
@@ -193,6 +196,38 @@ def test_an_escalated_dispute_waits_for_its_group(
     decide(store, site, case.id, judges[2])
     assert standing(store, case.id).state == "settled"
     assert_whole(store, site)
+
+
+def test_whose_a_dispute_is_and_how_many_decided_is_told_beforehand(
+    store: Store, site: Site, protocol: Protocol, readers: Readers, judges: Judges
+) -> None:
+    with_rule(store, protocol, adjudicators=2, escalate_after_days=3, escalate_to="chiefs")
+    first, second = (disputed_case(store, readers, protocol="ruled", seed=seed) for seed in (1, 2))
+    decide(store, site, first.id, judges[0])
+    escalate(store, second.id, judges[0].id, "a rare variant")
+    of_chiefs = "this dispute is for adjudicators of the group chiefs"
+    expected = {
+        judges[0]: ("you decided already; another adjudicator decides next", of_chiefs),
+        judges[1]: ("", of_chiefs),
+        judges[2]: ("", ""),
+    }
+    found = disputes(store, "ruled")
+    for judge, refusals in expected.items():
+        told = claimables(store, found, judge.id)
+        assert [(told[case.id].decided, told[case.id].refusal) for case in (first, second)] == [
+            (1, refusals[0]),
+            (0, refusals[1]),
+        ]
+        for case, refusal in zip((first, second), refusals, strict=True):
+            assert claimable(store, standing(store, case.id), judge.id) == told[case.id]
+            if refusal:
+                with pytest.raises(DisputeError, match=f"{refusal}. Nothing was changed"):
+                    claim(store, case.id, judge.id)
+    assert [escalated_because(store, standing(store, case.id)) for case in (first, second)] == ["", "a rare variant"]
+    decide(store, site, first.id, judges[1], "consensus:majority")
+    assert escalated_because(store, standing(store, first.id)) == "two adjudicators decided differently"
+    assert claimable(store, standing(store, first.id), judges[2].id).decided == 2
+    assert claimables(store, [], judges[0].id) == {}
 
 
 def test_without_a_group_to_escalate_to_nothing_is_escalated(store: Store, readers: Readers, judges: Judges) -> None:

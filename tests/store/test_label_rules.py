@@ -156,3 +156,12 @@ def test_shared_voxels_are_counted_as_masks_would_count_them(layers_LZYX: np.nda
         if count
     ]
     assert overlap_errors(ABDOMEN, label) == expected
+
+
+def test_a_label_has_so_many_findings_at_most() -> None:
+    """Every two readers' findings are compared with each other: time and memory go with the square."""
+    check(NODULE, drawn(boxes=(box(),) * 1000, points=(point(),) * 1000))
+    for more in ({"boxes": (box(),) * 1001}, {"points": (point(),) * 1001}):
+        (kind,) = more
+        with pytest.raises(LabelError, match=f"has 1001 {kind}; expected at most 1000. Nothing was saved"):
+            check(NODULE, drawn(**more))

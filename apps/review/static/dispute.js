@@ -1,6 +1,7 @@
 // Shows a disputed case: the image in NiiVue, over it each reader's outlines as lines of his own colour, dash and letter.
 import { Volume, fetchNifti } from './volume.js';
 import { Outlines } from './outlines.js';
+import { PLANES, STYLES, gridOf, hatch, letter, pathOf, stroke, tagPlace } from './drawing.js';
 
 const dispute = JSON.parse(document.getElementById('dispute').textContent);
 const byId = (id) => document.getElementById(id);
@@ -9,19 +10,6 @@ const layerButtons = [...document.querySelectorAll('button.layer')];
 const windowButtons = [...document.querySelectorAll('button.window')];
 const lesionButtons = [...document.querySelectorAll('button.lesion')];
 
-// Colour and dash of a label, as in review.css: never colour alone, and a letter stands at the line.
-const STYLES = {
-  A: { color: '#ffb000', dash: [] },
-  B: { color: '#4cc9f0', dash: [9, 5] },
-  C: { color: '#e07be0', dash: [2, 4] },
-  D: { color: '#a3d95d', dash: [12, 4, 2, 4] },
-  E: { color: '#ff8a80', dash: [16, 8] },
-  edit: { color: '#7ef0d0', dash: [5, 2] },
-  consensus: { color: '#f4f4f4', dash: [4, 4] },
-};
-const PLANES = [{ across: 0, up: 1, through: 2 }, { across: 0, up: 2, through: 1 }, { across: 1, up: 2, through: 0 }];
-const LINE_PX = 2;
-const TAG_PX = 13;
 const TAG_AREA = 6; // voxels: smaller outlines carry no letter
 const WINDOWS = { lung: [-1350, 150], soft: [-160, 240], bone: [-500, 1300], brain: [0, 80] }; // Hounsfield units
 const PERCENTILES = [0.01, 0.99];
@@ -31,6 +19,7 @@ const ASIDE = { ArrowUp: [0, 1, 0], ArrowDown: [0, -1, 0], ArrowLeft: [-1, 0, 0]
 const files = new Map(); // what was fetched, by the file's name
 let volume;
 let lesion = -1;
+let field; // of the decision, where somebody was last
 
 const viewer = new niivue.Niivue({
   backColor: [0, 0, 0, 1],
@@ -54,6 +43,7 @@ const viewer = new niivue.Niivue({
 const isOn = (button) => button.getAttribute('aria-pressed') === 'true';
 const press = (button, on = !isOn(button)) => button.setAttribute('aria-pressed', String(on));
 const styleOf = (name) => STYLES[name] || (dispute.readers.includes(name) ? STYLES.E : STYLES.consensus);
+const placeOf = (name) => layerButtons.findIndex((button) => button.dataset.layer === name);
 const fileOf = (name) => (dispute.readers.includes(name) ? 'readers' : name);
 
 // Which patterns have a structure in a label, by names that loops are kept under.
@@ -66,6 +56,13 @@ function differs(pattern) {
   return pattern.some((values) => values.join() !== pattern[0].join());
 }
 
+// Which patterns show readers who differ on what is shown, by the name that loops are kept under.
+function differing() {
+  const shown = shownStructures().map((structure) => structure.value);
+  const test = (pattern) => differs(pattern.map((values) => values.filter((value) => shown.includes(value))));
+  return { name: `differs ${shown}`, test };
+}
+
 function shownLabels() {
   return layerButtons.filter(isOn).map((button) => button.dataset.layer).filter((name) => files.has(fileOf(name)));
 }
@@ -75,37 +72,12 @@ function shownStructures() {
   return dispute.structures.filter((structure) => !only || structure.name === only);
 }
 
-// Where a voxel's corner lies on the canvas. NiiVue's views are straight: millimetres map linearly to pixels.
-function gridOf(tile, plane) {
-  const { extentsMinOrtho: low, extentsMaxOrtho: high, dimsRAS } = volume.item;
-  const [left, top, width, height] = tile.leftTopWidthHeight;
-  const along = (axis, index) => {
-    const voxel = ((high[axis] - low[axis]) / dimsRAS[axis + 1]) / tile.fovMM[index];
-    return { start: (low[axis] - tile.leftTopMM[index]) / tile.fovMM[index], voxel };
-  };
-  const [x, y] = [along(plane.across, 0), along(plane.up, 1)];
-  return {
-    x: (voxel) => left + (x.start + x.voxel * voxel) * width,
-    y: (voxel) => top + (1 - y.start - y.voxel * voxel) * height,
-    index: Math.min(dimsRAS[plane.through + 1] - 1, Math.floor(tile.sliceFrac * dimsRAS[plane.through + 1])),
-  };
-}
-
-function pathOf(loops, grid) {
-  const path = new Path2D();
-  loops.forEach(({ points }) => {
-    path.moveTo(grid.x(points[0]), grid.y(points[1]));
-    for (let index = 2; index < points.length; index += 2) path.lineTo(grid.x(points[index]), grid.y(points[index + 1]));
-    path.closePath();
-  });
-  return path;
-}
-
 function drawTile(context, tile) {
   const plane = PLANES[tile.axCorSag];
-  const grid = gridOf(tile, plane);
+  const grid = gridOf(tile, plane, volume.item);
   const readers = files.get('readers');
-  if (isOn(byId('differences'))) hatch(context, pathOf(readers.loops(plane, grid.index, 'differs', differs), grid));
+  const [look, differ] = [{ opacity: Number(opacity.value), filled: isOn(byId('fill')) }, differing()];
+  if (isOn(byId('differences'))) hatch(context, pathOf(readers.loops(plane, grid.index, differ.name, differ.test), grid), look.opacity);
   const tags = [];
   for (const name of shownLabels()) {
     const outlines = files.get(fileOf(name));
@@ -113,75 +85,17 @@ function drawTile(context, tile) {
     for (const structure of shownStructures()) {
       const loops = outlines.loops(plane, grid.index, `${name} ${structure.value}`, testOf(outlines, name, structure));
       if (!loops.length) continue;
-      stroke(context, pathOf(loops, grid), style);
+      stroke(context, pathOf(loops, grid), style, look);
       const largest = loops.reduce((most, loop) => (loop.area > most.area ? loop : most));
-      if (largest.area >= TAG_AREA) tags.push({ name, style, ...tagPlace(largest, grid, name) });
+      if (largest.area >= TAG_AREA) tags.push({ name, style, ...tagPlace(largest, grid, placeOf(name), layerButtons.length) });
     }
-    marks(context, outlines, name, plane, grid, style, tags);
+    marks(context, { outlines, name, plane, grid, style, look, tags });
   }
-  tags.forEach((tag) => letter(context, tag));
-}
-
-function stroke(context, path, style) {
-  if (isOn(byId('fill'))) {
-    context.globalAlpha = 0.35 * Number(opacity.value);
-    context.fillStyle = style.color;
-    context.fill(path, 'evenodd');
-  }
-  const width = LINE_PX * (window.devicePixelRatio || 1);
-  context.setLineDash([]);
-  context.globalAlpha = 0.45 * Number(opacity.value);
-  context.strokeStyle = '#000';
-  context.lineWidth = 2 * width;
-  context.stroke(path);
-  context.globalAlpha = Number(opacity.value);
-  context.setLineDash(style.dash.map((px) => px * (window.devicePixelRatio || 1)));
-  context.strokeStyle = style.color;
-  context.lineWidth = width;
-  context.stroke(path);
-}
-
-function hatch(context, path) {
-  const cell = new OffscreenCanvas(8, 8);
-  const pen = cell.getContext('2d');
-  pen.strokeStyle = '#ff5d5d';
-  pen.lineWidth = 1.6;
-  [-8, 0, 8].forEach((x) => { pen.moveTo(x - 1, 9); pen.lineTo(x + 9, -1); });
-  pen.stroke();
-  context.globalAlpha = Number(opacity.value);
-  context.fillStyle = context.createPattern(cell, 'repeat');
-  context.fill(path, 'evenodd');
-}
-
-// The point of a loop that lies furthest in the label's own direction, so that letters of like outlines stay apart.
-function tagPlace({ points }, grid, name) {
-  const at = layerButtons.findIndex((button) => button.dataset.layer === name);
-  const angle = (2 * Math.PI * at) / layerButtons.length + 0.8;
-  const [dx, dy] = [Math.cos(angle), -Math.sin(angle)];
-  let best = null;
-  for (let index = 0; index < points.length; index += 2) {
-    const [x, y] = [grid.x(points[index]), grid.y(points[index + 1])];
-    if (!best || x * dx + y * dy > best.reach) best = { x, y, reach: x * dx + y * dy };
-  }
-  return { x: best.x + 9 * dx, y: best.y + 9 * dy };
-}
-
-function letter(context, { name, style, x, y }) {
-  context.setLineDash([]);
-  context.globalAlpha = 1;
-  context.font = `600 ${TAG_PX * (window.devicePixelRatio || 1)}px system-ui, sans-serif`;
-  context.textAlign = 'center';
-  context.textBaseline = 'middle';
-  context.lineWidth = 3;
-  context.strokeStyle = '#000';
-  context.fillStyle = style.color;
-  const text = name.length === 1 ? name : name[0];
-  context.strokeText(text, x, y);
-  context.fillText(text, x, y);
+  tags.forEach((tag) => letter(context, tag, tile.leftTopWidthHeight));
 }
 
 // Boxes and points of a label in this slice.
-function marks(context, outlines, name, plane, grid, style, tags) {
+function marks(context, { outlines, name, plane, grid, style, look, tags }) {
   const mine = (mark) => mark.label === name && shownStructures().some((structure) => structure.name === mark.structure);
   for (const box of outlines.boxes.filter(mine)) {
     const [a, b] = [outlines.placed(box.low_XYZ), outlines.placed(box.high_XYZ)];
@@ -191,8 +105,8 @@ function marks(context, outlines, name, plane, grid, style, tags) {
     const [y0, y1] = [low, high].map((corner) => grid.y(corner[plane.up] + 0.5));
     const path = new Path2D();
     path.rect(x0, y1, x1 - x0, y0 - y1);
-    stroke(context, path, style);
-    tags.push({ name, style, x: x0 - 8, y: y1 + 14 * layerButtons.findIndex((button) => button.dataset.layer === name) });
+    stroke(context, path, style, look);
+    tags.push({ name, style, x: x0 - 8, y: y1 + 14 * placeOf(name) });
   }
   for (const point of outlines.points.filter(mine)) {
     const at = outlines.placed(point.place_XYZ);
@@ -200,8 +114,8 @@ function marks(context, outlines, name, plane, grid, style, tags) {
     const [x, y] = [grid.x(at[plane.across] + 0.5), grid.y(at[plane.up] + 0.5)];
     const path = new Path2D();
     [[7, 0], [0, 7]].forEach(([dx, dy]) => { path.moveTo(x - dx, y - dy); path.lineTo(x + dx, y + dy); });
-    stroke(context, path, { ...style, dash: [] });
-    tags.push({ name, style, x: x + 12, y: y + 12 * layerButtons.findIndex((button) => button.dataset.layer === name) - 8 });
+    stroke(context, path, { ...style, dash: [] }, look);
+    tags.push({ name, style, x: x + 12, y: y + 12 * placeOf(name) - 8 });
   }
 }
 
@@ -233,10 +147,8 @@ function fractionOf(voxel) {
 }
 
 function lookAtDisagreement() {
-  const only = shownStructures().map((structure) => structure.value);
-  const kept = (values) => values.filter((value) => only.includes(value));
   const outlines = files.get('readers');
-  const found = outlines.fullest((pattern) => differs(pattern.map(kept)));
+  const found = outlines.fullest(differing().test);
   const mark = outlines.points[0]?.place_XYZ || outlines.boxes[0]?.low_XYZ.map((low, axis) => (low + outlines.boxes[0].high_XYZ[axis]) / 2);
   if (found) lookAt(fractionOf(found));
   else lookAt(mark ? fractionOf(outlines.placed(mark)) : [0.5, 0.5, 0.5]);
@@ -348,12 +260,13 @@ const ACTS = {
   '+': () => setOpacity(0.1),
   '-': () => setOpacity(-0.1),
   '?': () => byId('keys').showModal(),
-  c: () => byId('decision').querySelector('select').focus(),
+  c: () => (field || byId('decision').querySelector('select')).focus(),
   e: () => byId('edit-base')?.focus(),
 };
 
 document.addEventListener('keydown', (event) => {
   const typing = event.target.matches('textarea, select, input:not([type=range])');
+  if (typing && event.key === 'Escape') canvas.focus();
   if (typing || event.ctrlKey || event.metaKey || event.altKey || byId('keys').open || !volume) return;
   const steps = event.target === canvas ? (event.shiftKey ? ASIDE : UP)[event.key] || ASIDE[event.key] : { PageUp: UP.ArrowUp, PageDown: UP.ArrowDown }[event.key];
   const act = steps ? () => move(steps) : ACTS[event.key.toLowerCase()] || readerKey(event.key);
@@ -374,6 +287,7 @@ windowButtons.forEach((button) => button.addEventListener('click', () => setWind
 lesionButtons.forEach((button, index) => button.addEventListener('click', () => showLesion(index)));
 opacity.addEventListener('input', drawOutlines);
 byId('only').addEventListener('change', drawOutlines);
+byId('decision').addEventListener('focusin', ({ target }) => { field = target.matches('select, textarea, input') ? target : field; });
 [['fill', ACTS.f], ['differences', ACTS.x], ['focus', ACTS.d], ['next-lesion', ACTS.n], ['previous-lesion', ACTS.p], ['help', ACTS['?']]]
   .forEach(([id, act]) => byId(id)?.addEventListener('click', act));
 
