@@ -148,8 +148,8 @@ def _trace(
                 while changed:
                     if changed & _LOWEST_BYTE:
                         key = _key(volumes, index, shift)
-                        place = np.intp(key * _MIXING >> _FIFTY_SIX)
-                        number = np.intp(known_numbers[place])
+                        place = int(key * _MIXING >> _FIFTY_SIX)
+                        number = int(known_numbers[place])
                         if len(volumes) > _KEY_VOLUMES_MAX or known_keys[place] != key:
                             _gather(volumes, owners, kept, index, shift, answers)
                             number = _number(answers, answers_PK, table, patterns)
