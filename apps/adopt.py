@@ -12,6 +12,7 @@ from typing import Any
 
 from apps.console import COMMAND_LINE
 from apps.ingest.folder import Refusal, add_volume, patient_units
+from apps.ingest.strata_file import read_strata_file
 from apps.settings import Site
 from apps.studies_folder import ORIGINAL, LabelFile, StudiesImage, read_studies
 from labeling_protocols.label import Label, LabelError
@@ -21,6 +22,7 @@ from labeling_protocols.protocol import Protocol
 from labeling_protocols.records import Account, Case, Provenance
 from labeling_protocols.seg_nrrd import Segment
 from labeling_protocols.store import Store, now
+from labeling_protocols.strata import Strata
 from labeling_protocols.volumes import read_volume
 
 ADOPTED = "adopted"
@@ -64,18 +66,24 @@ def adopt(
     protocol_name: str,
     readers: Readers,
     progress: Progress = lambda done, total: None,
+    site_name: str | None = None,
+    strata_file: Path | None = None,
 ) -> AdoptReport:
     """Make every image of the folder a case, its labels reads of `readers`, and what a model proposed a prelabel.
 
-    Doing it again takes only what is new. Raises `StudiesError` for a folder that is none of monailabel's.
+    `site_name` and `strata_file` tell what evaluation is broken down by, as for `apps.ingest.folder.ingest`. Doing it
+    again takes only what is new. Raises `StudiesError` for a folder that is none of monailabel's, and `StrataError` or
+    `StrataFileError` for a name or file that cannot be used.
     """
     protocol = store.protocol(protocol_name)
     images = read_studies(folder)
     units = patient_units([image.path for image in images])
+    known = Strata(site=site_name)
+    told = read_strata_file(strata_file, folder, units) if strata_file is not None else {}
     taking = _Taking(store, site, protocol, readers)
     progress(0, len(images))
     for done, image in enumerate(images, start=1):
-        taking.take(image, units[image.path])
+        taking.take(image, units[image.path], told.get(image.path, known).filled_from(known))
         progress(done, len(images))
     return taking.report()
 
@@ -88,9 +96,9 @@ class _Taking:
         self._cases = self._reads = self._prelabels = self._known = 0
         self._refused: list[Refusal] = []
 
-    def take(self, image: StudiesImage, unit: str) -> None:
+    def take(self, image: StudiesImage, unit: str, strata: Strata) -> None:
         try:
-            case_id, is_new = add_volume(self._store, self._site, image.path, unit, self._protocol)
+            case_id, is_new = add_volume(self._store, self._site, image.path, unit, self._protocol, strata)
         except (ValueError, OSError) as error:
             self._refused.append(Refusal(where=image.path.name, reason=_reason(error)))
             return

@@ -17,11 +17,15 @@ from rich.table import Table
 
 from apps.account_commands import account_app
 from apps.accounts import Accounts
+from apps.change_control_commands import change_control_app
 from apps.console import HERE, SiteOption, console, errors, lines, progress_bar
+from apps.evaluate_command import evaluate
 from apps.import_commands import import_app
 from apps.label_commands import adopt_command, export_app
+from apps.model_commands import models, promote, publish, rollback, verify
 from apps.protocol_commands import protocol_app
 from apps.settings import Site, make_site
+from apps.snapshot_commands import snapshot_app
 from apps.store_commands import audit_app, store_app
 from apps.worklist_commands import calibration_app, seats_app
 from labeling_protocols.protocol import SHIPPED, load_protocol
@@ -30,7 +34,6 @@ from labeling_protocols.store import Store
 
 if TYPE_CHECKING:
     from apps.jobs import Jobs
-    from training.registry import Registry
 
 # Heavy modules (torch, MLflow, DBOS) are imported by the commands that need them, so that the others answer at once.
 
@@ -48,7 +51,12 @@ app.add_typer(seats_app, name="seats")
 app.add_typer(calibration_app, name="calibration")
 app.add_typer(import_app, name="import")
 app.add_typer(export_app, name="export")
+app.add_typer(snapshot_app, name="snapshot")
+app.add_typer(change_control_app, name="change-control")
 app.command("adopt")(adopt_command)
+app.command("evaluate")(evaluate)
+for _command in (models, promote, rollback, verify, publish):
+    app.command(_command.__name__)(_command)
 
 _FOLLOW_S = 0.5
 
@@ -119,6 +127,10 @@ def serve(site: SiteOption = HERE) -> None:
 def ingest(
     path: Annotated[Path, typer.Argument(help="A folder of NIfTI or NRRD volumes or DICOM series, or one file.")],
     protocol: Annotated[str, typer.Option(help="The protocol its cases are labelled under.")],
+    site_name: Annotated[str | None, typer.Option(help="Where the images come from, for evaluation by site.")] = None,
+    strata_file: Annotated[
+        Path | None, typer.Option(help="CSV of scanner, sex and age band of NIfTI and NRRD.")
+    ] = None,
     site: SiteOption = HERE,
 ) -> None:
     """Bring images in as cases; DICOM headers are de-identified first. Ends with code 1 where anything was refused."""
@@ -129,7 +141,13 @@ def ingest(
     with progress_bar() as bar:
         task = bar.add_task("ingest", total=None)
         report = ingest_folder(
-            store, opened, path, protocol, progress=lambda done, total: bar.update(task, completed=done, total=total)
+            store,
+            opened,
+            path,
+            protocol,
+            progress=lambda done, total: bar.update(task, completed=done, total=total),
+            site_name=site_name,
+            strata_file=strata_file,
         )
     store.close()
     lines.print(f"{len(report.added)} case(s) added, {len(report.known)} known already, {len(report.refused)} refused.")
@@ -142,18 +160,40 @@ def ingest(
 @app.command()
 def train(
     protocol: Annotated[str, typer.Argument(help="Name of the protocol to train for.")],
+    task: Annotated[str, typer.Option(help="segmentation, interactive, detection or classification.")] = "segmentation",
+    question: Annotated[str, typer.Option(help="What a classification answers: a question of the protocol.")] = "",
+    snapshot: Annotated[str, typer.Option(help="Digest of a kept snapshot; left out, one is made of the truths.")] = "",
+    folds: Annotated[int, typer.Option(min=1, max=20, help="Cross-validate, and keep all folds' networks.")] = 1,
+    from_champion: Annotated[bool, typer.Option(help="Begin from the champion's weights.")] = False,
+    values: Annotated[
+        list[str] | None, typer.Option("--set", help="NAME=VALUE of the plan, in JSON; repeat it.")
+    ] = None,
+    set_file: Annotated[
+        Path | None, typer.Option(help="The same from a JSON or YAML file, such as a tuning's.")
+    ] = None,
     site: SiteOption = HERE,
 ) -> None:
     """Train on the protocol's truths: snapshot, run, gate, bundle. Follows the job; Ctrl-C leaves it running."""
     from apps.jobs import Jobs, launch_worker, sole_worker
     from apps.training_job import start_training
+    from apps.training_options import overrides
+    from training.request import TrainingRequest
 
+    request = TrainingRequest.of(
+        protocol=protocol,
+        task=task,
+        question=question,
+        snapshot=snapshot,
+        folds=folds,
+        warm_start=from_champion,
+        overrides=overrides(values or [], set_file),
+    )
     opened = Site(site)
     store = Store(opened.database_url, opened.blobs)
     store.protocol(protocol)
     store.close()
     jobs = Jobs(opened)
-    job_id = start_training(jobs, protocol, requested_by="command line")
+    job_id = start_training(jobs, request, requested_by="command line")
     lines.print(f"Job {job_id} waits for the worker.")
     with sole_worker(opened) as alone:
         if alone:
@@ -165,36 +205,6 @@ def train(
     lines.print(words, markup=False)
     if state != "SUCCESS":
         raise typer.Exit(1)
-
-
-@app.command()
-def models(
-    protocol: Annotated[str, typer.Argument(help="Name of the protocol.")],
-    site: SiteOption = HERE,
-) -> None:
-    """List the protocol's model versions, newest first, with their gate and aliases."""
-    registry = _registry(Site(site))
-    table = Table("Model version", "Gate", "Aliases", "Snapshot", "MLflow run", "Bundle")
-    for version in reversed(registry.versions(protocol)):
-        gate = "[green]passed[/]" if version.gate_passed else "[red]failed[/]"
-        table.add_row(
-            version.name,
-            gate,
-            ", ".join(sorted(version.aliases)),
-            version.snapshot[:12],
-            version.run_id[:12],
-            version.bundle_sha256[:12],
-        )
-    console.print(table)
-
-
-@app.command()
-def rollback(
-    protocol: Annotated[str, typer.Argument(help="Name of the protocol.")],
-    site: SiteOption = HERE,
-) -> None:
-    """Make the champion before the present one champion again."""
-    lines.print(f"Champion is now {_registry(Site(site)).rollback(protocol).name}.")
 
 
 @app.command()
@@ -248,19 +258,15 @@ def _follow(jobs: "Jobs", job_id: str) -> tuple[str, str]:
 def _outcome(result: dict[str, Any]) -> str:
     """What a training came to, in words."""
     released = "passed its gate and is champion" if result["promoted"] else "is kept and not released"
-    figure = f"mean Dice {result['dice_mean']:.3f} on {result['cases']} held-out cases"
+    value = result["figures"].get(result["principal"])
+    figure = f"{result['principal']} {'not defined' if value is None else f'{value:.3f}'}"
     said = [
-        f"{result['model_version']} {released}: {figure}.",
+        f"{result['model_version']} {released}: {figure} on {result['cases']} held-out cases,"
+        f" {result['missed']} missed.",
         *(f"  gate: {reason}" for reason in result["reasons"]),
         f"MLflow run {result['run_id']}, snapshot {result['snapshot'][:12]}, bundle {result['bundle_sha256'][:12]}.",
     ]
     return "\n".join(said)
-
-
-def _registry(site: Site) -> "Registry":
-    from training.registry import Registry
-
-    return Registry(site.tracking_uri, site.folder("bundles"), site.public_key)
 
 
 if __name__ == "__main__":

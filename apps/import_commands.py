@@ -25,6 +25,7 @@ def lidc_command(
     xml: Annotated[list[Path], typer.Argument(help="XML files of the LIDC-IDRI, or folders of them.")],
     series: Annotated[Path, typer.Option(help="A folder with the DICOM series they are about.")],
     protocol: Annotated[str, typer.Option(help="The protocol their cases are labelled under.")] = "lung_nodule",
+    site_name: Annotated[str | None, typer.Option(help="Where the images come from, for evaluation by site.")] = None,
     site: SiteOption = HERE,
 ) -> None:
     """Make scans of the LIDC-IDRI cases, and their radiologists' readings reads. Code 1 where any was refused."""
@@ -39,6 +40,7 @@ def lidc_command(
             series,
             protocol,
             progress=lambda done, total: bar.update(task, completed=done, total=total),
+            site_name=site_name,
         )
         expected = store.protocol(protocol).readers_per_case
     added = sum(scan.is_new for scan in report.scans)

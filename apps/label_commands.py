@@ -84,6 +84,10 @@ def adopt_command(
     readers_by_client: Annotated[
         bool, typer.Option("--readers-by-client", help="Take the account named as each label's client_id instead.")
     ] = False,
+    site_name: Annotated[str | None, typer.Option(help="Where the images come from, for evaluation by site.")] = None,
+    strata_file: Annotated[
+        Path | None, typer.Option(help="CSV of scanner, sex and age band of NIfTI and NRRD.")
+    ] = None,
     site: SiteOption = HERE,
 ) -> None:
     """Take images and labels over from MONAI Label, leaving its folder as it is. Code 1 where anything was refused."""
@@ -102,6 +106,8 @@ def adopt_command(
             protocol_name=protocol,
             readers=readers,
             progress=lambda done, total: bar.update(task, completed=done, total=total),
+            site_name=site_name,
+            strata_file=strata_file,
         )
     lines.print(
         f"{report.cases} case(s), {report.reads} revision(s) of reads and {report.prelabels} prelabel(s) taken,"

@@ -24,6 +24,7 @@ from labeling_protocols.protocol import Protocol
 from labeling_protocols.records import Account, Provenance, Role
 from labeling_protocols.series import SeriesFiles, read_series, scan
 from labeling_protocols.store import Store, now
+from labeling_protocols.strata import Strata
 
 CLIENT = "LIDC XML"
 READER = "lidc_reader_{number}"
@@ -53,11 +54,14 @@ def import_lidc(
     folder: Path,
     protocol_name: str,
     progress: Progress = lambda done, total: None,
+    *,
+    site_name: str | None = None,
 ) -> LidcReport:
     """Make each file's scan a case and its readings reads, of accounts that nobody signs in to.
 
-    The series are sought below `folder`, by their UIDs. Doing it again adds nothing. Raises `LidcError` where there is
-    nothing to take from, and `UnknownError` where there is no such protocol.
+    The series are sought below `folder`, by their UIDs; `site_name` says where they were made. Doing it again adds
+    nothing. Raises `LidcError` where there is nothing to take from, `StrataError` for a name that cannot be used, and
+    `UnknownError` where there is no such protocol.
     """
     keep_values_out_of_logs()
     protocol = store.protocol(protocol_name)
@@ -65,7 +69,8 @@ def import_lidc(
     paths = list(_xml_files(files))
     if not folder.is_dir():
         raise LidcError("the series' folder is none. Nothing was taken.")
-    taking = _Taking(store, site, protocol, {series.uid: series for series in scan(folder)})
+    made_at = Strata(site=site_name).site
+    taking = _Taking(store, site, protocol, {series.uid: series for series in scan(folder)}, made_at)
     scans: list[ImportedScan] = []
     refused: list[Refusal] = []
     progress(0, len(paths))
@@ -93,8 +98,16 @@ def _xml_files(files: Sequence[Path]) -> Iterator[Path]:
 class _Taking:
     """Where files are taken from and to."""
 
-    def __init__(self, store: Store, site: Site, protocol: Protocol, series: Mapping[str, SeriesFiles]) -> None:
+    def __init__(
+        self,
+        store: Store,
+        site: Site,
+        protocol: Protocol,
+        series: Mapping[str, SeriesFiles],
+        site_name: str | None,
+    ) -> None:
         self._store, self._site, self._protocol, self._series = store, site, protocol, series
+        self._site_name = site_name
         self._accounts = Accounts(store, site)
 
     def take(self, path: Path) -> ImportedScan:
@@ -108,7 +121,7 @@ class _Taking:
         slices = Slices.of(series)
         checked = [self._checked(label_of(reading, slices, self._protocol)) for reading in lidc.readings]
         readers = self._readers(len(lidc.readings))
-        case, is_new = add_series(self._store, self._site, files, self._protocol, series)
+        case, is_new = add_series(self._store, self._site, files, self._protocol, series, site_name=self._site_name)
         self._require_same(case, readers, [digest for _, digest in checked])
         # Drawn anew one after the other: four labels of a large scan at once would fill a memory.
         reads = sum(

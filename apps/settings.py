@@ -48,6 +48,7 @@ quiet_seconds = 5.0       # a series is complete when no slice came for this lon
 
 [training]
 device = "auto"  # auto, cpu or cuda
+# processes = 1  # that train one model together: as many as this machine has GPUs
 
 # Where reads are kept; left out, a SQLite file and a folder of this site.
 # [store]
@@ -114,6 +115,7 @@ class Dicom:
 class Training:
     device: Annotated[str, Field(pattern=r"^(auto|cpu|cuda(:\d+)?)$")] = "auto"
     max_epochs: Annotated[int, Field(ge=1)] | None = None  # None: what the plan says
+    processes: Annotated[int, Field(ge=1)] = 1  # that train one model together on this machine
 
 
 @dataclass(frozen=True, kw_only=True, config=_STRICT)

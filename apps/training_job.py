@@ -1,4 +1,4 @@
-"""Training as a durable job: a protocol in, a registered version out, however often the worker dies.
+"""Training as a durable job: a request in, a registered version out, however often the worker dies.
 
 `register` declares the workflow in a worker; `start_training` asks for one from any process. Each step keeps what it
 made, so a worker that takes the job over goes on where the last one was.
@@ -6,8 +6,7 @@ made, so a worker that takes the job over goes on where the last one was.
 
 import time
 import uuid
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import asdict
 from typing import Any
 
@@ -15,9 +14,11 @@ from dbos import DBOS, error
 
 from apps.jobs import TRAINING_QUEUE, Jobs, cancelled, report_progress
 from apps.settings import Site
-from labeling_protocols.store import Store
+from apps.training_group import train_in_group
+from apps.training_site import workplace
 from training.loop import TrainingCancelled
-from training.pipeline import Workplace, assess, release, take_snapshot, train
+from training.pipeline import assess, release, take_snapshot, train
+from training.request import TrainingRequest
 
 WORKFLOW = "train"
 
@@ -25,70 +26,56 @@ _CANCEL_POLL_S = 1.0
 
 
 def register(site: Site) -> None:
-    """Declare the workflow `train(protocol, requested_by)` for this site in this process.
+    """Declare the workflow `train(request, requested_by)` for this site in this process.
 
     Its result is `training.pipeline.Outcome` as a dict; its progress has `stage` (snapshot, preparing, training,
-    evaluating, releasing) and, while it trains, `epoch`, `epochs`, `loss` and now and then `dice` by structure.
+    evaluating, releasing) and, while it trains, `epoch`, `epochs`, `loss`, `fold` where there are several, and now and
+    then `figures`.
     """
 
     @DBOS.step(name="train.snapshot")
-    def snapshot_step(protocol: str, job: str) -> str:
-        with _workplace(site) as place:
-            return take_snapshot(place, protocol, job)
+    def snapshot_step(request: str, job: str) -> str:
+        with workplace(site) as place:
+            return take_snapshot(place, TrainingRequest.from_json(request), job)
 
     @DBOS.step(name="train.fit")
-    def fit_step(job: str) -> str:
-        with _workplace(site) as place:
-            return train(place, job, tell=_tell, cancelled=_cancelled())
+    def fit_step(job: str) -> None:
+        processes = site.config.training.processes
+        if processes > 1:
+            train_in_group(site, job, processes, _tell, _cancelled())
+            return
+        with workplace(site) as place:
+            train(place, job, tell=_tell, cancelled=_cancelled())
 
     @DBOS.step(name="train.assess")
     def assess_step(job: str) -> None:
-        with _workplace(site) as place:
+        with workplace(site) as place:
             assess(place, job, tell=_tell, cancelled=_cancelled())
 
     @DBOS.step(name="train.release")
     def release_step(job: str) -> dict[str, Any]:
-        with _workplace(site) as place:
+        with workplace(site) as place:
             return asdict(release(place, job, tell=_tell))
 
     @DBOS.workflow(name=WORKFLOW)
-    def workflow(protocol: str, requested_by: str) -> dict[str, Any]:
+    def workflow(request: str, requested_by: str) -> dict[str, Any]:
         job = str(DBOS.workflow_id)
+        protocol = TrainingRequest.from_json(request).protocol
         report_progress({"stage": "snapshot", "protocol": protocol, "requested_by": requested_by})
-        snapshot_step(protocol, job)
+        snapshot_step(request, job)
         fit_step(job)
         assess_step(job)
         outcome: dict[str, Any] = release_step(job)
         return outcome
 
 
-def start_training(jobs: Jobs, protocol: str, requested_by: str) -> str:
+def start_training(jobs: Jobs, request: TrainingRequest, requested_by: str) -> str:
     """Ask for a training and return its job's id; while another one runs it waits in the queue.
 
     `requested_by` is the pseudonym of the account that asked.
     """
-    job = f"train-{protocol}-{uuid.uuid4().hex[:12]}"
-    return jobs.start(WORKFLOW, TRAINING_QUEUE, job, protocol=protocol, requested_by=requested_by)
-
-
-@contextmanager
-def _workplace(site: Site) -> Iterator[Workplace]:
-    store = Store(site.database_url, site.blobs)
-    epochs = site.config.training.max_epochs
-    try:
-        yield Workplace(
-            store=store,
-            tracking_uri=site.tracking_uri,
-            artifacts=site.folder("mlflow") / "artifacts",
-            folder=site.folder("training"),
-            bundles=site.folder("bundles"),
-            secret=site.secret,
-            signing_key=site.signing_key,
-            device=site.config.training.device,
-            overrides={} if epochs is None else {"epochs": epochs},
-        )
-    finally:
-        store.close()
+    job = f"train-{request.protocol}-{uuid.uuid4().hex[:12]}"
+    return jobs.start(WORKFLOW, TRAINING_QUEUE, job, request=request.as_json(), requested_by=requested_by)
 
 
 def _tell(progress: dict[str, Any]) -> None:

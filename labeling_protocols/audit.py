@@ -29,6 +29,7 @@ class Action(StrEnum):
     SITE_RESTORED = "site restored"
     PROTOCOL_ADDED = "protocol added"
     CASE_ADDED = "case added"
+    STRATA_LEARNED = "strata learned"
     CASES_RANKED = "cases ranked"
     CALIBRATION_SET = "calibration set"
     SEAT_CLAIMED = "seat claimed"
@@ -62,8 +63,10 @@ class Action(StrEnum):
     ADDRESS_MADE = "address made"
     ADDRESS_REVOKED = "address revoked"
     KEY_ROTATED = "key rotated"
+    SNAPSHOT_TAKEN = "snapshot taken"
     TRAINING_ASKED = "training asked"
     MODEL_RELEASED = "model released"
+    GATE_OVERRIDDEN = "gate overridden"
     RESULT_SENT = "result sent"
 
 

@@ -23,6 +23,7 @@ _BLOBS = (
     schema.verdicts.c.consensus,
     schema.adjudications.c.label,
     schema.edits.c.label,
+    schema.snapshots.c.digest,
 )
 
 

@@ -263,3 +263,18 @@ class GateLimits:
     """How many structures present in the truth the model may leave out altogether."""
     dice_drop_max: Fraction
     """How far the mean Dice may lie below the champion's on the same cases."""
+    surface_dice_min: Mapping[str, Fraction] | None = None
+    """Surface Dice at the agreement limits' tolerance, by structure; only those named here are held to it."""
+    hd95_mm_max: Mapping[str, Millimetres] | None = None
+    """Median 95th percentile of the distances between both surfaces, by structure; only those named here."""
+    figures_min: Mapping[str, Mapping[str, float]] | None = None
+    """Least values of other figures of the evaluation, by the model's task (segmentation, interactive, detection or
+    classification), then by the figure's name, such as sensitivity_at_1_fp or auc/yes. A detection or classification
+    model has no Dice: without an entry here, or a change control plan that has one, none is released."""
+    figures_max: Mapping[str, Mapping[str, float]] | None = None
+    """Greatest values of figures of which less is better, in the same way."""
+    calibration_error_max: Fraction | None = None
+    """How far a model's probabilities may lie from how often it is right (expected calibration error)."""
+    subgroup_dice_drop_max: Fraction | None = None
+    """How far the mean Dice within a subgroup (scanner, slice thickness, sex, age, site) that is large enough to tell
+    may lie below the champion's within the same; not looked at where it is left out."""

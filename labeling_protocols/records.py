@@ -7,6 +7,7 @@ from datetime import datetime
 from enum import StrEnum
 
 from labeling_protocols.geometry import Geometry
+from labeling_protocols.strata import Strata
 
 _PLACE = re.compile(r"\{(\d+)\}")
 _IN_A_ROW = re.compile(r"\{\d+\}(?:(?:, | and )\{\d+\})+")
@@ -39,7 +40,8 @@ class Case:
 
     `patient` is the site's pseudonym; `image` the digest of a .nii.gz blob with the voxels and a bare header;
     `series` the de-identified DICOM Series Instance UID where the case came from DICOM. `known_truth`, the digest of a
-    label, makes it a calibration case: every reader reads it, and it never becomes truth or dispute.
+    label, makes it a calibration case: every reader reads it, and it never becomes truth or dispute. `strata` is what
+    evaluation is broken down by.
     """
 
     id: str
@@ -51,6 +53,7 @@ class Case:
     series: str | None
     created: datetime
     known_truth: str | None = None
+    strata: Strata = field(default_factory=Strata)
 
 
 class Outcome(StrEnum):

@@ -20,6 +20,7 @@ from labeling_protocols.records import (
     StructureAgreement,
     Verdict,
 )
+from labeling_protocols.strata import Strata
 
 READ_COLUMNS = ("case", "reader", "protocol_version", "revision", "label", "voxels", "volumes_ml", "created")
 _CASE_COLUMNS = ("id", "protocol", "patient", "image", "modality", "series", "created", "known_truth")
@@ -83,7 +84,11 @@ NEWEST_PRELABEL = (
 
 
 def case_of(row: Any) -> Case:
-    return Case(geometry=Geometry.from_json(row.geometry), **{name: getattr(row, name) for name in _CASE_COLUMNS})
+    return Case(
+        geometry=Geometry.from_json(row.geometry),
+        strata=Strata.from_json(row.strata),
+        **{name: getattr(row, name) for name in _CASE_COLUMNS},
+    )
 
 
 def read_of(row: Any) -> Read:

@@ -65,6 +65,8 @@ APPEND_ONLY = (
     "adjudications",
     "reopenings",
     "edits",
+    "snapshots",
+    "split_sides",
     "audit",
 )
 
@@ -80,7 +82,8 @@ protocols = Table(
     Column("created", _MOMENT, nullable=False),
 )
 
-# `rank` orders a worklist, lowest first; `known_truth` makes a calibration case. `reads`, `outcome` and `severity` are
+# `rank` orders a worklist, lowest first; `known_truth` makes a calibration case; `strata` is what evaluation is broken
+# down by, NULL where nothing is known. `reads`, `outcome` and `severity` are
 # caches over the reads, verdicts and adjudications of the case, moved in the transaction that changes those.
 cases = Table(
     "cases",
@@ -98,6 +101,7 @@ cases = Table(
     Column("reads", Integer, nullable=False, default=0),
     Column("outcome", String(16), nullable=False, default="open"),
     Column("severity", Float, nullable=False, default=0.0),
+    Column("strata", JSON(none_as_null=True)),
     UniqueConstraint("protocol", "image"),
 )
 Index("ix_cases_outcome", cases.c.protocol, cases.c.outcome, cases.c.severity)
@@ -365,6 +369,29 @@ edits = Table(
     Column("label", _DIGEST, nullable=False),
     Column("created", _MOMENT, nullable=False),
     UniqueConstraint("case", "adjudicator", "round", "revision"),
+)
+
+# Lists of truths and images that trainings learn from, by the digest of the blob that holds one. Append-only.
+snapshots = Table(
+    "snapshots",
+    metadata,
+    Column("digest", _DIGEST, primary_key=True),
+    Column("protocol", String(64), nullable=False, index=True),
+    Column("protocol_version", Integer, nullable=False),
+    Column("cases", Integer, nullable=False),
+    Column("actor", String(32), nullable=False),
+    Column("created", _MOMENT, nullable=False),
+)
+
+# Whether a patient is held out of training under a protocol, decided for good by the first snapshot with a case of
+# theirs. Append-only.
+split_sides = Table(
+    "split_sides",
+    metadata,
+    Column("protocol", String(64), primary_key=True),
+    Column("patient", String(64), primary_key=True),
+    Column("held_out", Boolean, nullable=False),
+    Column("snapshot", ForeignKey("snapshots.digest"), nullable=False),
 )
 
 # DICOM instances the endpoint acknowledged; the file lies in the site's inbox under its digest.

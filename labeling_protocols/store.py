@@ -36,6 +36,7 @@ from labeling_protocols.rows import (
     read_of,
 )
 from labeling_protocols.saving import Asked, Saving, SeatError
+from labeling_protocols.strata import Strata
 from labeling_protocols.volumes import read_volume_bytes, volume_bytes
 
 __all__ = ["Asked", "LabelError", "SeatError", "Store", "UnknownError", "WithdrawalError", "now"]
@@ -156,11 +157,13 @@ class Store:
         volume: Volume,
         modality: str,
         series: str | None = None,
+        strata: Strata = Strata(),
         actor: str = _SERVER,
     ) -> tuple[Case, bool]:
         """Keep an image as a case of this protocol; (case, False) where the same image was there already.
 
-        `patient` is the site's pseudonym, `series` a de-identified UID: neither is checked here.
+        `patient` is the site's pseudonym, `series` a de-identified UID: neither is checked here. Of a case that was
+        there, `strata` fill in what was not known; what was known stays.
         """
         asked = self.asked(protocol)
         image = self.blobs.put(volume_bytes(volume, ".nii.gz"))
@@ -175,11 +178,14 @@ class Store:
             "modality": modality,
             "series": series,
             "created": now(),
+            "strata": strata.as_json() if strata.known else None,
         }
         with self.writing() as connection:
             seats.lock_worklist(connection, protocol)
-            known = connection.execute(sa.select(table.c.id).where(table.c.id == case_id)).scalar()
-            if known is None:
+            known = connection.execute(sa.select(table).where(table.c.id == case_id)).first()
+            if known is not None:
+                _learn_strata(connection, case_of(known), strata, actor)
+            else:
                 connection.execute(sa.insert(table).values(row))
                 added = connection.execute(sa.select(table).where(table.c.id == case_id)).one()
                 seats.make_seats(connection, asked.protocol, asked.since_version, [added])
@@ -383,6 +389,14 @@ class Store:
 
 def now() -> datetime:
     return datetime.now(UTC)
+
+
+def _learn_strata(connection: sa.Connection, case: Case, strata: Strata, actor: str) -> None:
+    """Fill in what was not known of a case, so that bringing old images in again tells what evaluation asks."""
+    filled = case.strata.filled_from(strata)
+    if filled != case.strata:
+        connection.execute(sa.update(schema.cases).where(schema.cases.c.id == case.id).values(strata=filled.as_json()))
+        audit.append(connection, actor=actor, action=Action.STRATA_LEARNED, subject=case.id, **filled.as_json())
 
 
 def _refuse_version(protocol: Protocol, same: Any, known: Any) -> None:

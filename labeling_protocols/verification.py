@@ -20,6 +20,7 @@ from labeling_protocols.engine import snapshot
 from labeling_protocols.records import DisputeState, Outcome, SeatState
 from labeling_protocols.seats import lock_worklist
 from labeling_protocols.store import Store, now
+from labeling_protocols.strata import Strata, StrataError
 
 Progress = Callable[[int, int], None]
 
@@ -37,7 +38,7 @@ class Finding:
 
 @dataclass(frozen=True, kw_only=True)
 class Verification:
-    """What was found; `leftovers` are blobs no row refers to, as a crash or a training's snapshot leaves them."""
+    """What was found; `leftovers` are blobs no row refers to, as a crash leaves them."""
 
     findings: tuple[Finding, ...]
     rows: int
@@ -57,6 +58,7 @@ def verify(store: Store, public_key: Ed25519PublicKey, progress: Progress = lamb
             *_references(connection),
             *_revisions(contents),
             *_seats(contents),
+            *_strata(contents),
             *_counts(contents),
             *_tallies(connection, contents),
             *_disputes(contents),
@@ -158,6 +160,14 @@ def _seats(contents: Contents) -> Iterator[Finding]:
     seated = {(seat.case, seat.reader) for seat in contents.seats}
     for case_id, reader in sorted(contents.latest.keys() - seated):
         yield Finding(words=f"case {case_id}: reader {reader} has a read that counts and no seat")
+
+
+def _strata(contents: Contents) -> Iterator[Finding]:
+    for case in contents.cases.values():
+        try:
+            Strata.from_json(case.strata)
+        except StrataError as error:
+            yield Finding(words=f"case {case.id}: {error}")
 
 
 def _counts(contents: Contents) -> Iterator[Finding]:

@@ -27,6 +27,7 @@ import numpy as np  # noqa: E402
 import SimpleITK as sitk  # noqa: E402
 from bench_agreement import agreement_rows  # noqa: E402
 from bench_store import store_rows  # noqa: E402
+from bench_training import training_rows  # noqa: E402
 from measuring import Row, compare  # noqa: E402
 from rich.console import Console  # noqa: E402
 from rich.table import Table  # noqa: E402
@@ -83,6 +84,11 @@ def store(arguments: argparse.Namespace) -> list[Row]:
 def agreement(arguments: argparse.Namespace) -> list[Row]:
     """Consensus and agreement of several readers of one large volume, beside SimpleITK and MONAI."""
     return agreement_rows(**({"shape_ZYX": (24, 64, 64), "repeats": 2} if arguments.quick else {}))
+
+
+def training(arguments: argparse.Namespace) -> list[Row]:
+    """Training steps beside a plain MONAI loop, and metrics logged beside MLflow's own way."""
+    return training_rows(arguments.data, **({"cases": 4, "rounds": 1} if arguments.quick else {}))
 
 
 def parts() -> list[Row]:
@@ -170,6 +176,7 @@ BENCHMARKS: dict[str, Callable[[argparse.Namespace], list[Row]]] = {
     "agreement": agreement,
     "loop": loop,
     "store": store,
+    "training": training,
 }
 
 if __name__ == "__main__":

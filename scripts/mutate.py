@@ -25,14 +25,25 @@ from cosmic_ray.plugins import get_operator, operator_names
 
 ROOT = Path(__file__).resolve().parents[1]
 FOLDERS = ("labeling_protocols", "training", "apps", "tests")
-TARGETS = {
+# Where a target's modules lie and what they are called, the tests that should notice, and options of theirs.
+TARGETS: dict[str, tuple[str, tuple[str, ...], tuple[str, ...], tuple[str, ...]]] = {
     "agreement": (
+        "labeling_protocols",
         ("agreement", "surfaces", "nearest"),
-        ("test_agreement*.py",),
+        ("store/test_agreement*.py",),
+        (),
     ),
     "consensus": (
+        "labeling_protocols",
         ("consensus", "votes", "patterns", "staple", "composition", "part_sources"),
-        ("test_consensus*.py", "test_staple.py", "test_composition.py"),
+        ("store/test_consensus*.py", "store/test_staple.py", "store/test_composition.py"),
+        (),
+    ),
+    "gate": (
+        "training",
+        ("gate", "gate_report", "change_control", "changes"),
+        ("training/test_gate.py", "training/test_change_control.py"),
+        ("--noconftest",),  # which would load torch, and much of ours anew for each mutant
     ),
 }
 _NOTICED, _UNNOTICED = 1, 0
@@ -60,9 +71,10 @@ def main() -> int:
     parser.add_argument("--jobs", type=int, default=2, help="processes at a time (default: 2)")
     parser.add_argument("--diff", action="store_true", help="show the changed lines of each survivor")
     arguments = parser.parse_args()
-    modules, patterns = TARGETS[arguments.target]
-    modules = [name for name in modules if _module(ROOT, name).is_file() and name in (arguments.modules or modules)]
-    tests = sorted(str(path.relative_to(ROOT)) for p in patterns for path in (ROOT / "tests" / "store").glob(p))
+    layer, names, patterns, options = TARGETS[arguments.target]
+    modules = [f"{layer}/{name}" for name in names if not arguments.modules or name in arguments.modules]
+    found = sorted(str(path.relative_to(ROOT)) for p in patterns for path in (ROOT / "tests").glob(p))
+    tests = [*options, *found]
     mutants = [mutant for module in modules for mutant in _mutants(module)][:: arguments.every]
     with tempfile.TemporaryDirectory() as folder:
         trees = [_copy(Path(folder) / str(number)) for number in range(arguments.jobs)]
@@ -230,7 +242,7 @@ def _changed_lines(mutant: Mutant) -> list[str]:
 
 
 def _module(tree: Path, name: str) -> Path:
-    return tree / "labeling_protocols" / f"{name}.py"
+    return tree / f"{name}.py"
 
 
 if __name__ == "__main__":

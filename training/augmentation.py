@@ -51,8 +51,7 @@ class Draws:
 def augment(
     image: Tensor, label: Tensor, spacing_mm: Sequence[float], seeds: Sequence[int], mirror_axes: Sequence[int] = ()
 ) -> tuple[Tensor, Tensor]:
-    """Turn, zoom, shift, bend and mirror image (B, C, X, Y, Z) and label (B, 1, X, Y, Z) together; then vary the image's
-    contrast, brightness, gamma and noise.
+    """Turn, zoom, shift, bend and mirror images (B, C, X, Y, Z) with labels (B, 1, X, Y, Z); vary the images' values.
 
     Mirrored are only the axes that are named: left and right are different structures to many protocols.
     """
@@ -74,9 +73,7 @@ def vary_intensity(image: Tensor, draws: Draws) -> Tensor:
     return image.addcmul_(draws.noise(image.shape[1:]), (deviation + 1) / 2 * _NOISE_MAX)
 
 
-def _affine_grid(
-    shape: torch.Size, spacing_mm: Sequence[float], draws: Draws, mirror_axes: Sequence[int]
-) -> Tensor:
+def _affine_grid(shape: torch.Size, spacing_mm: Sequence[float], draws: Draws, mirror_axes: Sequence[int]) -> Tensor:
     """Sampling positions (B, X, Y, Z, 3) of random turns about the patch's centre, in mm so that nothing shears."""
     half_mm = torch.tensor([n * s / 2 for n, s in zip(shape[2:], spacing_mm, strict=True)], device=draws.device)
     matrix = _turns(draws.uniform(3, limit=_TURN_MAX)) * torch.exp2(draws.uniform(3, limit=_ZOOM))[:, None, :]

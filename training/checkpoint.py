@@ -77,7 +77,8 @@ class State:
         if self.average is not None:
             decay = min(self.decay, (1 + self.steps) / (_AVERAGE_FROM + self.steps))
             with torch.no_grad():
-                ours, theirs = list(self.average.parameters()), list(self.network.parameters())
+                ours: list[Tensor] = list(self.average.parameters())
+                theirs: list[Tensor] = list(self.network.parameters())
                 torch._foreach_lerp_(ours, theirs, 1 - decay)
 
     def looked_at(self) -> torch.nn.Module:

@@ -58,7 +58,7 @@ ALONE = Group()
 
 @contextmanager
 def joined(device: str) -> Iterator[tuple[Group, torch.device]]:
-    """The group torchrun made this process part of and this process's device, of a site's setting (`auto`, `cpu`, …)."""
+    """The group that torchrun made this process part of, and its device by a site's setting (`auto`, `cpu`, …)."""
     if "TORCHELASTIC_RUN_ID" not in os.environ:
         yield ALONE, choose_device(device)
         return

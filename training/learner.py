@@ -14,6 +14,10 @@ from labeling_protocols.label import Label
 from training.plan import Plan, Precision
 
 
+class NothingToLearnError(ValueError):
+    """A case whose truth says nothing that the plan's task asks for."""
+
+
 class Learner(Protocol):
     """One task's half of a training."""
 
@@ -21,7 +25,7 @@ class Learner(Protocol):
         """The untrained network, with the random weights of torch's current seed."""
 
     def prepare(self, case: str, image: Volume, label: Label) -> Any:
-        """One example of this task, tensors on the CPU, its case's id in `.case`."""
+        """One example of this task, tensors on the CPU, its case's id in `.case`; raises `NothingToLearnError`."""
 
     def load(self, examples: Sequence[Any], device: torch.device) -> None:
         """Keep the training examples on the device."""

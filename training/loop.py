@@ -1,7 +1,7 @@
 """The training loop: examples and a plan in, trained weights out; what an epoch showed is told as it ends.
 
-Everything random is a function of the plan's seed and the place in the training, and a checkpoint is written whole after
-every epoch: a run that was killed goes on from there and comes to the numbers of an undisturbed one.
+Everything random is a function of the plan's seed and the place in the training, and a checkpoint is written whole
+after every epoch: a run that was killed goes on from there and comes to the numbers of an undisturbed one.
 """
 
 import hashlib
@@ -177,13 +177,14 @@ class _Crew:
 
     device: torch.device
     pool: ThreadPoolExecutor
+    apart: bool
 
     def map(self, work: Callable[[_Part], _Result], parts: Sequence[_Part]) -> Iterator[_Result]:
         """The results in the order of the parts."""
         return self.pool.map(work, parts)
 
     def parts(self, batch: Sequence[int]) -> list[Sequence[int]]:
-        return [[place] for place in batch] if self.device.type == "cpu" else [batch] if batch else []
+        return [[place] for place in batch] if self.apart else [batch] if batch else []
 
 
 @contextmanager
@@ -191,11 +192,12 @@ def _crew(plan: Plan, device: torch.device) -> Iterator[_Crew]:
     """The crew of one training; torch's threads are shared out among it and given back in the end."""
     threads = torch.get_num_threads()
     cores = len(os.sched_getaffinity(0))
-    members = min(plan.batch, cores) if device.type == "cpu" else 1
+    apart = device.type == "cpu" and not plan.deep_supervision  # MONAI's DynUNet keeps its coarser answers on itself
+    members = min(plan.batch, cores) if apart else 1
     torch.set_num_threads(max(1, cores // members) if device.type == "cpu" else threads)
     try:
         with ThreadPoolExecutor(members, thread_name_prefix="training") as pool:
-            yield _Crew(device=device, pool=pool)
+            yield _Crew(device=device, pool=pool, apart=apart)
     finally:
         torch.set_num_threads(threads)
 

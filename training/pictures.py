@@ -3,32 +3,34 @@
 from collections.abc import Sequence
 
 import numpy as np
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from labeling_protocols.geometry import Volume
 from labeling_protocols.protocol import Protocol
-from training.loop import Epoch
+from training.checkpoint import Epoch
+from training.drawing import canvas
 
 
-def curves(history: Sequence[Epoch], names: dict[int, str]) -> Figure:
-    """Loss, and Dice on the held-out cases by structure, over the epochs."""
-    figure = _figure(9, 3.5)
+def curves(history: Sequence[Epoch]) -> Figure:
+    """Loss on the training cases, and the figures of the validation cases, over the epochs."""
+    figure = canvas(9, 3.5)
     left, right = figure.subplots(1, 2)
     left.plot([epoch.number for epoch in history], [epoch.loss for epoch in history], color="#3d6be9")
     left.set(title="Loss on the training cases", xlabel="epoch")
-    looked_at = [epoch for epoch in history if epoch.dice]
-    for channel, name in names.items():
-        right.plot([e.number for e in looked_at], [e.dice[channel] for e in looked_at], marker="o", ms=3, label=name)
-    right.set(title="Dice on the held-out cases", xlabel="epoch", ylim=(0, 1))
-    right.legend()
+    looked_at = [epoch for epoch in history if epoch.figures]
+    for name in dict.fromkeys(name for epoch in looked_at for name in epoch.figures):
+        points = [(epoch.number, epoch.figures[name]) for epoch in looked_at if name in epoch.figures]
+        right.plot(*zip(*points, strict=True), marker="o", ms=3, label=name)
+    right.set(title="Figures of the validation cases", xlabel="epoch", ylim=(0, 1))
+    if looked_at:
+        right.legend()
     return figure
 
 
 def overlay(protocol: Protocol, title: str, image: Volume, truth: Volume, predicted: Volume) -> Figure:
     """Three planes through the middle of the truth: the truth's outline dashed, the prediction's solid."""
-    figure = _figure(10, 4)
+    figure = canvas(10, 4)
     centre = _centre(truth.array_ZYX)
     low, high = np.percentile(image.array_ZYX.astype(np.float32), (0.5, 99.5))
     spacing = image.geometry.spacing_mm_ZYX
@@ -50,12 +52,6 @@ def overlay(protocol: Protocol, title: str, image: Volume, truth: Volume, predic
         panel.set_axis_off()
     names = ", ".join(structure.title for structure in protocol.structures)
     figure.suptitle(f"{title}\n{names}: truth dashed, model solid", fontsize=10)
-    return figure
-
-
-def _figure(width: float, height: float) -> Figure:
-    figure = Figure(figsize=(width, height), layout="constrained")
-    FigureCanvasAgg(figure)  # no window system, whatever the machine has
     return figure
 
 

@@ -82,7 +82,8 @@ class Plan:
     boxed structures, of a classification none. `strides` are those of each stage, the first of 1. `patience` is how
     many looks at the validation cases without a better score end the training, which then keeps its best weights;
     without it all epochs are trained and the last weights kept. `average` is the decay of the weights' moving average,
-    which is what is validated and kept; 0 for none. `mirror_axes` (of R, A, S) are those along which patches are mirrored.
+    which is what is validated and kept; 0 for none. `mirror_axes` (of R, A, S) are those along which patches are
+    mirrored. `anchors_mm` are the edges of the boxes that a detection starts from.
     """
 
     task: ModelTask = ModelTask.SEGMENTATION
@@ -108,6 +109,7 @@ class Plan:
     average: Annotated[float, Field(ge=0, lt=1)] = 0.0
     deep_supervision: bool = False
     mirror_axes: tuple[Annotated[int, Field(ge=0, le=2)], ...] = ()
+    anchors_mm: tuple[_Spacing, ...] = ()
     precision: Precision
     window_overlap: Annotated[float, Field(ge=0, lt=1)]
     seed: int
@@ -149,7 +151,9 @@ def take_fingerprint(
         intensity_low=float(low),
         intensity_high=float(high),
         share={
-            name: float(np.mean([np.count_nonzero(label.array_ZYX == value) / label.array_ZYX.size for label in labels]))
+            name: float(
+                np.mean([np.count_nonzero(label.array_ZYX == value) / label.array_ZYX.size for label in labels])
+            )
             for name, value in (values or {}).items()
         },
     )
@@ -162,16 +166,19 @@ def make_plan(
     modality: str,
     precision: Precision,
     task: ModelTask = ModelTask.SEGMENTATION,
+    question: str = "",
     mirror_axes: tuple[int, ...] = (),
     patch_voxels_max: int = PATCH_VOXELS_MAX,
 ) -> Plan:
     """The plan for this fingerprint; `values` are the voxel values of what is learned, by name."""
     patch, strides = _patch_and_strides(fingerprint.shape_max_RAS, fingerprint.spacing_mm_RAS, patch_voxels_max)
     low, high = _EPOCHS
+    of_channels = {ModelTask.DETECTION: tuple(values.values()), ModelTask.CLASSIFICATION: ()}
     return Plan(
         task=task,
+        question=question,
         targets=tuple(values),
-        values=tuple(values.values()) if task is ModelTask.DETECTION else (0, *values.values()),
+        values=of_channels.get(task, (0, *values.values())),
         mirror_axes=mirror_axes,
         spacing_mm_RAS=fingerprint.spacing_mm_RAS,
         patch_RAS=patch,
@@ -224,9 +231,7 @@ def _inside(image: Volume, label: Volume) -> NDArray[np.float64]:
     return voxels[:: max(1, voxels.size // 10_000)].astype(np.float64)
 
 
-def _patch_and_strides(
-    shape: _Size, spacing_mm: _Spacing, voxels_max: int
-) -> tuple[_Size, tuple[_Size, ...]]:
+def _patch_and_strides(shape: _Size, spacing_mm: _Spacing, voxels_max: int) -> tuple[_Size, tuple[_Size, ...]]:
     """The largest patch within the voxel limit, its longest axis cut first, and how each stage divides it.
 
     An axis is left alone while its spacing is more than twice the finest one: 5 mm slices are not pooled like pixels.

@@ -12,8 +12,19 @@ os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
 os.environ.setdefault("GIT_PYTHON_REFRESH", "quiet")
 
 import mlflow
-from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, RunStatus, RunTag
+from mlflow.entities import (
+    Dataset,
+    DatasetInput,
+    InputTag,
+    LoggedModelOutput,
+    LoggedModelStatus,
+    Metric,
+    Param,
+    RunStatus,
+    RunTag,
+)
 from mlflow.exceptions import MlflowException
+from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
 from mlflow.tracking import MlflowClient
 
 for _name in ("alembic", "mlflow.store.db.utils"):
@@ -23,11 +34,14 @@ __all__ = [
     "Dataset",
     "DatasetInput",
     "InputTag",
+    "LoggedModelOutput",
+    "LoggedModelStatus",
     "Metric",
     "MlflowClient",
     "MlflowException",
     "Param",
     "RunStatus",
     "RunTag",
+    "SystemMetricsMonitor",
     "mlflow",
 ]

@@ -21,7 +21,9 @@ class SegmentationLearner:
     def __init__(self, plan: Plan) -> None:
         self._plan = plan
         self._criterion = DiceCELoss(include_background=False, to_onehot_y=True, softmax=True)
-        self._window = SlidingWindowInferer(plan.patch_RAS, sw_batch_size=1, overlap=plan.window_overlap, mode="gaussian")
+        self._window = SlidingWindowInferer(
+            plan.patch_RAS, sw_batch_size=1, overlap=plan.window_overlap, mode="gaussian"
+        )
 
     def network(self) -> torch.nn.Module:
         return build_network(self._plan)

@@ -1,32 +1,48 @@
 """What a training learns from, for good: truths and images in, an immutable JSON list named by its content out.
 
-A patient lies on one side of the split only, decided by a keyed hash of the site's pseudonym: it does not move when
-cases are added, and cannot be guessed or chosen from outside. Neither dates nor identifiers enter.
+A patient lies on one side of the split only, and in one fold (`snapshot_split.py`). Neither dates nor identifiers
+enter. What is not known is not written, so that snapshots of earlier releases keep their names.
 """
 
 import hashlib
-import hmac
 import json
-from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, field, fields
+from types import MappingProxyType
 from typing import Any
 
 from labeling_protocols.blobs import Blobs
 from labeling_protocols.geometry import Geometry
 from labeling_protocols.protocol import Protocol
 from labeling_protocols.records import Truth
+from labeling_protocols.strata import Strata
+from training.snapshot_split import HELD_OUT_SHARE, SnapshotError, fold_value, held_out_patients
 
-HELD_OUT_SHARE = 0.2
+__all__ = [
+    "HELD_OUT_SHARE",
+    "TRUTHS_MIN",
+    "Exclusion",
+    "Fold",
+    "Snapshot",
+    "SnapshotCase",
+    "SnapshotError",
+    "folds",
+    "held_out_patients",
+    "keep_snapshot",
+    "make_snapshot",
+    "open_snapshot",
+]
+
 TRUTHS_MIN = 4
-
-
-class SnapshotError(ValueError):
-    """Truths that no training can be made of: what was found, what was expected."""
+_NONE: Mapping[str, Any] = MappingProxyType({})
 
 
 @dataclass(frozen=True, kw_only=True)
 class SnapshotCase:
-    """One image with its truth, both as blob digests; `reads` and `adjudication` say where the truth came from."""
+    """One image with its truth, both as blob digests; `reads` and `adjudication` say where the truth came from.
+
+    `fold_value`, in [0, 1), is its patient's place among folds; None in snapshots of earlier releases.
+    """
 
     case: str
     patient: str
@@ -37,11 +53,13 @@ class SnapshotCase:
     adjudication: int | None
     geometry: Geometry
     held_out: bool
+    strata: Strata = field(default_factory=Strata)
+    fold_value: float | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
 class Exclusion:
-    """A case with a truth that does not take part, and why."""
+    """A case that does not take part, and why."""
 
     case: str
     reason: str
@@ -67,7 +85,13 @@ class Snapshot:
 
     def as_json(self) -> str:
         """Canonical JSON: equal snapshots give equal text."""
-        stored = {**asdict(self), "cases": [{**asdict(c), "geometry": c.geometry.as_json()} for c in self.cases]}
+        stored = {
+            "protocol": self.protocol,
+            "protocol_version": self.protocol_version,
+            "protocol_digest": self.protocol_digest,
+            "cases": [_case_as_json(case) for case in self.cases],
+            "exclusions": [asdict(exclusion) for exclusion in self.exclusions],
+        }
         return json.dumps(stored, sort_keys=True, separators=(",", ":"))
 
     @property
@@ -86,43 +110,72 @@ class Snapshot:
         )
 
 
-def make_snapshot(protocol: Protocol, truths: Iterable[Truth], *, secret: bytes) -> Snapshot:
-    """The snapshot of these truths; raises `SnapshotError` where they are too few, or of one patient only."""
-    known = sorted(truths, key=lambda truth: truth.case.id)
-    current = [truth for truth in known if truth.protocol_version == protocol.version]
-    if len(current) < TRUTHS_MIN:
+@dataclass(frozen=True, kw_only=True)
+class Fold:
+    """One of several ways to train on some patients of the training side and look at the others; numbered from 1."""
+
+    number: int
+    training: tuple[SnapshotCase, ...]
+    validation: tuple[SnapshotCase, ...]
+
+
+def make_snapshot(
+    protocol: Protocol,
+    truths: Iterable[Truth],
+    *,
+    secret: bytes,
+    since_version: int | None = None,
+    excluded: Mapping[str, str] = _NONE,
+    decided: Mapping[str, bool] = _NONE,
+) -> Snapshot:
+    """The snapshot of these truths; raises `SnapshotError` where they are too few, or of one patient only.
+
+    Truths of protocol versions before `since_version` (this version itself where it is not given) or after this one are
+    left out, and so are the cases of `excluded`, which says why, by case. `decided` says which patients are held out
+    already, as `snapshot_split.held_out_patients` takes it.
+    """
+    since = protocol.version if since_version is None else since_version
+    reasons = dict(excluded)
+    taking = []
+    for truth in sorted(truths, key=lambda truth: truth.case.id):
+        if not since <= truth.protocol_version <= protocol.version:
+            reasons.setdefault(truth.case.id, f"read under protocol version {truth.protocol_version}")
+        if truth.case.id not in reasons:
+            taking.append(truth)
+    if len(taking) < TRUTHS_MIN:
+        left_out = f", and {len(reasons)} left out" if reasons else ""
         raise SnapshotError(
-            f"protocol {protocol.name} version {protocol.version} has {len(current)} settled case(s);"
+            f"protocol {protocol.name} version {protocol.version} has {len(taking)} settled case(s){left_out};"
             f" at least {TRUTHS_MIN} are needed to train and to hold some out. Nothing was trained."
         )
-    held_out = held_out_patients({truth.case.patient for truth in current}, secret=secret)
+    held_out = held_out_patients({truth.case.patient for truth in taking}, secret=secret, decided=decided)
     return Snapshot(
         protocol=protocol.name,
         protocol_version=protocol.version,
         protocol_digest=protocol.digest,
-        cases=tuple(_case(truth, truth.case.patient in held_out) for truth in current),
-        exclusions=tuple(
-            Exclusion(case=truth.case.id, reason=f"read under protocol version {truth.protocol_version}")
-            for truth in known
-            if truth.protocol_version != protocol.version
+        cases=tuple(
+            _case(truth, truth.case.patient in held_out, fold_value(truth.case.patient, secret)) for truth in taking
         ),
+        exclusions=tuple(Exclusion(case=case, reason=reasons[case]) for case in sorted(reasons)),
     )
 
 
-def held_out_patients(patients: Iterable[str], *, secret: bytes, share: float = HELD_OUT_SHARE) -> frozenset[str]:
-    """The patients whose hash falls below `share`.
+def folds(snapshot: Snapshot, count: int) -> tuple[Fold, ...]:
+    """The training side in `count` parts, each the validation cases of one fold; held-out cases are in none.
 
-    Where that leaves a side empty, the patient with the lowest hash is held out, or the one with the highest is trained
-    on; only such a stand-in can change sides when patients are added. Raises `SnapshotError` for fewer than two.
+    A patient lies in one part, which is the same in every snapshot with as many folds. Raises `SnapshotError` where a
+    part has no patient: parts are drawn, not dealt out, since dealing would move patients as cases are added.
     """
-    by_hash = sorted((_hash(patient, secret), patient) for patient in set(patients))
-    if len(by_hash) < 2:
+    if count < 2:
+        raise SnapshotError(f"found {count} folds; cross-validation needs at least 2. Nothing was trained.")
+    parts = _parts(snapshot, count)
+    if not all(parts):
+        most = next((fewer for fewer in range(count - 1, 1, -1) if all(_parts(snapshot, fewer))), None)
+        rather = f"with {most} each has some" if most else "no number of folds gives each some"
         raise SnapshotError(
-            f"found truths of {len(by_hash)} patient(s); a split by patient needs at least two. Nothing was trained."
+            f"{sum(not part for part in parts)} of {count} folds have no patient; {rather}. Nothing was trained."
         )
-    below = sum(value < share for value, _ in by_hash)
-    count = min(max(below, 1), len(by_hash) - 1)
-    return frozenset(patient for _, patient in by_hash[:count])
+    return tuple(_fold(snapshot, number, part) for number, part in enumerate(parts, start=1))
 
 
 def keep_snapshot(snapshot: Snapshot, blobs: Blobs) -> str:
@@ -131,17 +184,32 @@ def keep_snapshot(snapshot: Snapshot, blobs: Blobs) -> str:
 
 
 def open_snapshot(digest: str, blobs: Blobs) -> Snapshot:
-    """The snapshot of this digest, re-hashed."""
-    return Snapshot.from_json(blobs.get(digest).decode())
+    """The snapshot of this digest, re-hashed; raises `SnapshotError` where the blob holds something else."""
+    content = blobs.get(digest)
+    try:
+        return Snapshot.from_json(content.decode())
+    except (ValueError, KeyError, TypeError) as error:
+        raise SnapshotError(f"blob {digest} is no snapshot of this release or an earlier one") from error
 
 
-def _hash(patient: str, secret: bytes) -> float:
-    """A number in [0, 1) that depends on the patient's pseudonym and the site's key alone."""
-    digest = hmac.new(secret, b"split/" + patient.encode(), hashlib.sha256).digest()
-    return int.from_bytes(digest[:7]) / 2**56
+def _parts(snapshot: Snapshot, count: int) -> list[list[SnapshotCase]]:
+    parts: list[list[SnapshotCase]] = [[] for _ in range(count)]
+    for case in snapshot.training:
+        if case.fold_value is None:
+            raise SnapshotError(
+                "an earlier release took this snapshot and knew no folds; take a new one. Nothing was trained."
+            )
+        parts[int(case.fold_value * count)].append(case)
+    return parts
 
 
-def _case(truth: Truth, held_out: bool) -> SnapshotCase:
+def _fold(snapshot: Snapshot, number: int, validation: list[SnapshotCase]) -> Fold:
+    apart = {case.case for case in validation}
+    training = tuple(case for case in snapshot.training if case.case not in apart)
+    return Fold(number=number, training=training, validation=tuple(validation))
+
+
+def _case(truth: Truth, held_out: bool, place: float) -> SnapshotCase:
     return SnapshotCase(
         case=truth.case.id,
         patient=truth.case.patient,
@@ -152,10 +220,23 @@ def _case(truth: Truth, held_out: bool) -> SnapshotCase:
         adjudication=truth.adjudication,
         geometry=truth.case.geometry,
         held_out=held_out,
+        strata=truth.case.strata,
+        fold_value=place,
     )
+
+
+def _case_as_json(case: SnapshotCase) -> dict[str, Any]:
+    stored = {one.name: getattr(case, one.name) for one in fields(case)}
+    stored["geometry"] = case.geometry.as_json()
+    stored["strata"] = case.strata.as_json() if case.strata.known else None
+    not_known = [name for name in ("strata", "fold_value") if stored[name] is None]
+    return {name: value for name, value in stored.items() if name not in not_known}
 
 
 def _case_from_json(stored: dict[str, Any]) -> SnapshotCase:
-    return SnapshotCase(
-        **{**stored, "reads": tuple(stored["reads"]), "geometry": Geometry.from_json(stored["geometry"])}
-    )
+    parsed = {
+        "reads": tuple(stored["reads"]),
+        "geometry": Geometry.from_json(stored["geometry"]),
+        "strata": Strata.from_json(stored.get("strata")),
+    }
+    return SnapshotCase(**{**stored, **parsed})

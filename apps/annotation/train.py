@@ -9,6 +9,7 @@ from apps.annotation.calling import caller
 from apps.jobs import Job, Jobs
 from apps.training_job import WORKFLOW, start_training
 from labeling_protocols.protocol import Protocol
+from training.request import TrainingRequest
 
 # A job that waits is told as running: viewers take any other word for the end of it.
 _STATES = {
@@ -29,26 +30,27 @@ class DurableTraining(TrainTask):
         self._jobs = jobs
 
     def __call__(self, request: dict[str, Any], datastore: Datastore) -> dict[str, Any]:
-        """Start the job; while one runs for this protocol, that one is meant."""
-        running = [job for job in self._jobs.active(WORKFLOW) if protocol_of(job) == self._protocol]
-        job_id = running[0].id if running else start_training(self._jobs, self._protocol, requested_by=caller().id)
+        """Start the job; while another one runs it waits for that."""
+        job_id = start_training(self._jobs, TrainingRequest(protocol=self._protocol), requested_by=caller().id)
         job = self._jobs.find(job_id)
         assert job is not None  # noqa: S101  started above
         return as_task(self._jobs, job)
 
     def stats(self) -> dict[str, Any]:
-        """What a viewer's training bar shows: of the newest job, epochs done and planned, and the best mean Dice."""
+        """What a viewer's training bar shows of the job that runs, or of the newest: epochs done and planned, and the
+        mean of its figures."""
         mine = [job for job in self._jobs.all(WORKFLOW) if protocol_of(job) == self._protocol]
         if not mine:
             return {}
-        said = _progress(self._jobs, mine[-1])
+        shown = next((job for job in mine if job.active), mine[-1])
+        said = _progress(self._jobs, shown)
         stats: dict[str, Any] = {"epoch": said.get("epoch", 0), "total_epochs": max(1, said.get("epochs", 1))}
-        result = mine[-1].result
+        result = shown.result
         if isinstance(result, dict):
-            stats["best_metric"] = result.get("dice_mean", 0.0)
-        elif isinstance(said.get("dice"), dict) and said["dice"]:
-            stats["best_metric"] = sum(said["dice"].values()) / len(said["dice"])
-        if not mine[-1].active:
+            stats["best_metric"] = result["figures"].get(result["principal"]) or 0.0
+        elif isinstance(said.get("figures"), dict) and said["figures"]:
+            stats["best_metric"] = sum(said["figures"].values()) / len(said["figures"])
+        if not shown.active:
             stats["total_time"] = "ended"
         return stats
 
@@ -56,7 +58,8 @@ class DurableTraining(TrainTask):
 def newest_task(jobs: Jobs, *, running_only: bool) -> dict[str, Any] | None:
     """The training that runs, or the newest one, in monailabel's words; None where there is none."""
     found = jobs.active(WORKFLOW) if running_only else jobs.all(WORKFLOW)
-    return as_task(jobs, found[-1]) if found else None
+    running = next((job for job in found if job.active), None)
+    return as_task(jobs, running or found[-1]) if found else None
 
 
 def cancel_all(jobs: Jobs) -> dict[str, Any] | None:

@@ -76,6 +76,11 @@ def pseudonym_of(instance: Dataset, secret: bytes) -> str:
     return patient_pseudonym(secret, patient or f"study {instance.get('StudyInstanceUID', '')}")
 
 
+def repeats_identifier(instance: Dataset, text: str) -> bool:
+    """Whether a text repeats a word of a person's name, or an identifier of the patient, that the instance holds."""
+    return _identifiers(instance).stand_in(text)
+
+
 def new_uid(secret: bytes, uid: str) -> str:
     """What this UID is called at this site."""
     return keyed_uid(secret, "uid", uid)

@@ -8,18 +8,22 @@ import os
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from pydicom import dcmread
 
 from apps.dicom_logs import keep_values_out_of_logs
 from apps.ingest.deidentify import deidentified_bytes, new_uid, pseudonym_of
+from apps.ingest.header_strata import header_strata, volume_strata
+from apps.ingest.strata_file import read_strata_file
 from apps.settings import Site
 from labeling_protocols.blobs import write_durably
 from labeling_protocols.protocol import Protocol
 from labeling_protocols.pseudonyms import patient_pseudonym
 from labeling_protocols.series import Series, SeriesError, SeriesFiles, read_series, scan
 from labeling_protocols.store import Store
+from labeling_protocols.strata import Strata
 from labeling_protocols.volumes import is_volume_file, read_volume, suffix_of
 
 Progress = Callable[[int, int], None]
@@ -55,18 +59,27 @@ class _Item:
 
 
 def ingest(
-    store: Store, site: Site, path: Path, protocol_name: str, progress: Progress = lambda done, total: None
+    store: Store,
+    site: Site,
+    path: Path,
+    protocol_name: str,
+    progress: Progress = lambda done, total: None,
+    *,
+    site_name: str | None = None,
+    strata_file: Path | None = None,
 ) -> IngestReport:
     """Take every volume and every DICOM series below `path` as a case of the protocol.
 
-    `progress(done, total)` is called before the first item and after each. Raises `IngestError` where there is no such
-    path or no image in it, and `UnknownError` where there is no such protocol.
+    What evaluation is broken down by comes from the DICOM headers, for volumes from `strata_file` (`strata_file.py`);
+    `site_name` says where images were made whose line there does not. `progress(done, total)` is called before the
+    first item and after each. Raises `IngestError` where there is no such path or no image in it, `StrataError` or
+    `StrataFileError` for a name or file that cannot be used, and `UnknownError` where there is no such protocol.
     """
     if not path.exists():
         raise IngestError("there is no such file or folder; nothing was read")
     keep_values_out_of_logs()
     protocol = store.protocol(protocol_name)
-    items = _items(store, site, path, protocol)
+    items = _items(store, site, path, protocol, Strata(site=site_name), strata_file)
     if not items:
         raise IngestError(f"found no NIfTI, NRRD or DICOM image to label under {protocol.name}; no case was made")
     added: list[str] = []
@@ -86,23 +99,23 @@ def ingest(
     return IngestReport(added=tuple(added), known=tuple(known), refused=tuple(refused))
 
 
-def _items(store: Store, site: Site, path: Path, protocol: Protocol) -> list[_Item]:
+def _items(
+    store: Store, site: Site, path: Path, protocol: Protocol, known: Strata, strata_file: Path | None
+) -> list[_Item]:
     files = [path] if path.is_file() else _visible_files(path)
     volumes = [file for file in files if is_volume_file(file)]
     units = patient_units(volumes)
     base = path.parent if path.is_file() else path
-    items = [
-        _Item(
-            where=str(file.relative_to(base)),
-            add=lambda file=file: add_volume(store, site, file, units[file], protocol),  # type: ignore[misc]
-        )
-        for file in volumes
-    ]
+    told = read_strata_file(strata_file, base, None if path.is_file() else units) if strata_file is not None else {}
+    items = []
+    for file in volumes:
+        strata = told.get(file, known).filled_from(known)
+        add = partial(add_volume, store, site, file, units[file], protocol, strata)
+        items.append(_Item(where=str(file.relative_to(base)), add=add))
     for series in scan(file for file in files if file not in units):
         where = f"{series.files[0].relative_to(base)} ({series.kind}, {len(series.files)} file(s))"
-        items.append(
-            _Item(where=where, add=lambda series=series: add_series(store, site, series, protocol))  # type: ignore[misc]
-        )
+        add = partial(add_series, store, site, series, protocol, site_name=known.site)
+        items.append(_Item(where=where, add=add))
     return items
 
 
@@ -128,25 +141,38 @@ def patient_units(volumes: Sequence[Path]) -> dict[Path, str]:
     return {path: unit(path, stem) for path, stem in stems.items()}
 
 
-def add_volume(store: Store, site: Site, path: Path, unit: str, protocol: Protocol) -> tuple[str, bool]:
-    """Make the image in a file a case of the patient `unit` stands for: its id, and whether it is new."""
+def add_volume(
+    store: Store, site: Site, path: Path, unit: str, protocol: Protocol, strata: Strata = Strata()
+) -> tuple[str, bool]:
+    """Make the image in a file a case of the patient `unit` stands for: its id, and whether it is new.
+
+    `strata` is what is known of it; the thickness of its slices is its grid's where nothing is said of that.
+    """
     if path.parent.name.lower().startswith("label"):
         raise ValueError("it lies in a folder of labels; only images become cases")
+    volume = read_volume(path)
     case, is_new = store.add_case(
         protocol=protocol.name,
         patient=patient_pseudonym(site.secret, f"file {unit}"),
-        volume=read_volume(path),
+        volume=volume,
         modality=protocol.modality[0],
+        strata=volume_strata(volume.geometry, strata),
     )
     return case.id, is_new
 
 
 def add_series(
-    store: Store, site: Site, files: SeriesFiles, protocol: Protocol, series: Series | None = None
+    store: Store,
+    site: Site,
+    files: SeriesFiles,
+    protocol: Protocol,
+    series: Series | None = None,
+    *,
+    site_name: str | None = None,
 ) -> tuple[str, bool]:
     """Make a DICOM series a case: its id, and whether it is new; `series` is what was read of its files already.
 
-    Raises `SeriesError`, having kept nothing.
+    `site_name` says where it was made. Raises `SeriesError`, having kept nothing.
     """
     if files.modality not in protocol.modality:
         raise SeriesError(
@@ -163,6 +189,7 @@ def add_series(
         volume=series.volume,
         modality=files.modality,
         series=new_uid(site.secret, files.uid),
+        strata=header_strata(series.sources[0], series.volume.geometry, site_name=site_name),
     )
     return case.id, is_new
 

@@ -16,11 +16,12 @@ from labeling_protocols.volumes import read_volume, write_volume
 from tests.annotation.served import Served
 from tests.training.drawn import STRAIGHT, anything_passes, draw, settle_cases, workplace
 from training.pipeline import train_candidate
+from training.request import TrainingRequest
 
 
 def train(served: Served, protocol: Protocol, number: int) -> str:
     place = workplace(served.site, served.store)
-    outcome = train_candidate(place, protocol.name, f"train-{protocol.name.replace('_', '')}-{number:04d}")
+    outcome = train_candidate(place, TrainingRequest(protocol=protocol.name), f"train-{protocol.name.replace('_', '')}-{number:04d}")
     assert outcome.promoted
     return outcome.model_version
 

@@ -50,11 +50,12 @@ def release_champion(site: Site, protocol: Protocol) -> ModelVersion:
         snapshot="0" * 64,
         bundle_sha256=hashlib.sha256(path.read_bytes()).hexdigest(),
         champion=None,
-        dice={name: 1.0 for name in protocol.values},
-        dice_mean=1.0,
-        champion_dice_mean=None,
+        evaluation="1" * 64,
+        test_set="0" * 64,
+        figures={"dice_mean": 1.0},
         missed=0,
         cases=1,
+        patients=1,
         decision=Decision(passed=True, reasons=()),
     )
     run.text(GATE_REPORT, report.as_json())

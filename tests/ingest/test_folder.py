@@ -11,6 +11,7 @@ from apps.ingest.folder import IngestError, ingest
 from apps.settings import Site
 from labeling_protocols.series_writer import write_series
 from labeling_protocols.store import Store, UnknownError
+from labeling_protocols.strata import Strata
 from labeling_protocols.volumes import write_volume
 from tests.conftest import OBLIQUE, image_of
 from tests.dicom.examples import AXIAL, dciodvfy_errors, identity_of
@@ -137,6 +138,54 @@ def test_an_unknown_protocol_or_path_is_an_error_before_anything_is_read(
         ingest(store, site, folder, "liver")
     with pytest.raises(IngestError, match="no such file or folder"):
         ingest(store, site, folder / "absent", "hippocampus")
+
+
+def test_headers_tell_the_strata_of_a_series_and_nothing_that_identifies(
+    folder: Path, store: Store, site: Site
+) -> None:
+    planted = {
+        "PatientName": "Xylander^Ottilie",
+        "PatientBirthDate": "19411203",
+        "StudyDate": "20191224",
+        "PatientSex": "F",
+        "DeviceSerialNumber": "QX40764",
+        "StationName": "MRWARD7",
+        "InstitutionName": "St Elsewhere",
+        "Manufacturer": "SIEMENS",
+        "ManufacturerModelName": "Skyra",
+    }
+    for path in write_series(image_of(3), folder, identity_of("strata")):
+        image = dcmread(path)
+        for keyword, value in planted.items():
+            setattr(image, keyword, value)
+        image.save_as(path)
+    ingest(store, site, folder, "hippocampus", site_name="north")
+    (case,) = store.cases("hippocampus")
+    assert case.strata == Strata(
+        maker="Siemens", model="Skyra", slice_thickness_mm=2.5, sex="F", age_band="70-79", site="north"
+    )
+    store.close()  # so that the write-ahead log is in the database file
+    for path in [*site.root.rglob("*.db"), *site.root.rglob("*.log"), *site.folder("archive").rglob("*.dcm")]:
+        content = path.read_bytes()
+        for word in ("Xylander", "Ottilie", "19411203", "20191224", "QX40764", "MRWARD7", "Elsewhere"):
+            assert word.encode() not in content, (path.name, word)
+
+
+@pytest.mark.real_data
+def test_real_headers_tell_their_strata(real_data: Path, store: Store, site: Site) -> None:
+    for name in ("mr_brain_dicom/PGBM-003_SIEMENS_T1post", "deid/mr_series", "mr_brain_dicom/PGBM-002_HCropVolume"):
+        if not (real_data / name).is_dir():
+            pytest.skip(f"no {name} among the real images")
+    (first,) = ingest(store, site, real_data / "mr_brain_dicom" / "PGBM-003_SIEMENS_T1post", "hippocampus").added
+    assert store.case(first).strata == Strata(
+        maker="Siemens", model="Espree", slice_thickness_mm=6.5, sex="M", age_band="40-49"
+    )
+    (second,) = ingest(store, site, real_data / "deid" / "mr_series", "hippocampus", site_name="south").added
+    assert store.case(second).strata == Strata(
+        maker="Siemens", model="MAGNETOM VISION plus", slice_thickness_mm=9.6, sex="F", age_band="60-69", site="south"
+    )
+    (third,) = ingest(store, site, real_data / "mr_brain_dicom" / "PGBM-002_HCropVolume", "hippocampus").added
+    assert store.case(third).strata == Strata(slice_thickness_mm=1.0)
 
 
 @pytest.mark.real_data

@@ -33,6 +33,7 @@ from labeling_protocols.store import Store
 from labeling_protocols.worklist import next_case
 from tests.ports import with_free_ports
 from training.registry import Registry
+from training.request import TrainingRequest
 from training.samples import phantom
 
 LIMIT_S = 240
@@ -111,7 +112,7 @@ def test_a_worker_killed_in_training_and_in_inference_finishes_both(
     site, store = read_site
     jobs = Jobs(site)
 
-    job_id = start_training(jobs, "hippocampus", requested_by="test")
+    job_id = start_training(jobs, TrainingRequest(protocol="hippocampus"), requested_by="test")
     with process("apps.worker", site) as worker:
         until(lambda: (jobs.progress(job_id) or {}).get("epoch", 0) >= 2, "the second epoch")
         kill(worker)

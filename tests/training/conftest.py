@@ -15,7 +15,16 @@ from apps.settings import Site, make_site
 from labeling_protocols.protocol import Protocol
 from labeling_protocols.records import Role, Settled
 from labeling_protocols.store import Store
-from tests.training.drawn import STRAIGHT, anything_passes, draw, job_of, settle_cases, small_plan, workplace
+from tests.training.drawn import (
+    HIPPOCAMPUS,
+    STRAIGHT,
+    anything_passes,
+    draw,
+    job_of,
+    settle_cases,
+    small_plan,
+    workplace,
+)
 from training.bundle import write_bundle
 from training.data import Example, prepare_example
 from training.evaluation import Evaluation, score_case
@@ -25,6 +34,7 @@ from training.model_card import Candidate, bundle_parts
 from training.pipeline import Workplace, train_candidate
 from training.plan import Plan
 from training.segmentation import SegmentationLearner
+from training.segmentation_report import segmentation_report
 from training.snapshot import Snapshot, SnapshotCase
 from training.tracking import open_client
 
@@ -84,7 +94,12 @@ def candidate(protocol: Protocol, trained: tuple[Plan, dict[str, Tensor]]) -> Ca
         run_id="a-run",
         version="1.0.7",
         weights=weights,
-        evaluation=Evaluation(scores=tuple(score_case("c0", label, label, protocol.values))),
+        report=segmentation_report(
+            Evaluation(scores=tuple(score_case("c0", label, label, protocol.values))),
+            snapshot.held_out,
+            model="candidate",
+            test_set=snapshot.digest,
+        ),
         decision=Decision(passed=True, reasons=()),
     )
 
@@ -125,7 +140,7 @@ def released_template(settled_template: Path, tmp_path_factory: pytest.TempPathF
     site = Site(shutil.copytree(settled_template, tmp_path_factory.mktemp("released") / "site"))
     store = Store(site.database_url, site.blobs)
     for number in (1, 2, 3):
-        assert train_candidate(workplace(site, store), "hippocampus", job_of(number)).promoted
+        assert train_candidate(workplace(site, store), HIPPOCAMPUS, job_of(number)).promoted
     store.close()
     return site.root
 

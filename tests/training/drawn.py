@@ -16,11 +16,14 @@ from labeling_protocols.settlement import settle
 from labeling_protocols.store import Store
 from labeling_protocols.worklist import next_case
 from training.pipeline import Workplace
+from training.request import TrainingRequest
 from training.plan import Normalisation, Plan, Precision
 
 ANTERIOR, POSTERIOR = 1, 2
 # Neither lies in the middle, and no mirroring or turning of the axes takes one to the other.
 _BALLS = {ANTERIOR: ((-5.0, 4.0, -3.0), 6.0, 200.0), POSTERIOR: ((6.0, -5.0, 4.0), 4.5, 100.0)}
+
+HIPPOCAMPUS = TrainingRequest(protocol="hippocampus")
 
 STRAIGHT = Geometry(
     shape_ZYX=(18, 20, 20),
@@ -133,6 +136,7 @@ def workplace(site: Site, store: Store, **overrides: Any) -> Workplace:
         artifacts=site.folder("mlflow") / "artifacts",
         folder=site.folder("training"),
         bundles=site.folder("bundles"),
+        change_plans=site.folder("change_control"),
         secret=site.secret,
         signing_key=site.signing_key,
         device="cpu",

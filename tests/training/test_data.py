@@ -91,7 +91,11 @@ def test_a_pass_shows_every_example_once_in_an_order_of_its_own() -> None:
 
 def test_patches_of_a_larger_volume_show_its_structures_often(examples: list[Example]) -> None:
     bank = Bank(small_plan(patch_RAS=(8, 8, 8)), examples, CPU)
-    shown = [bool((label > 0).any()) for seed in range(10) for label in bank.patches(range(6), range(6 * seed, 6 * seed + 6))[1]]
+    shown = [
+        bool((label > 0).any())
+        for seed in range(10)
+        for label in bank.patches(range(6), range(6 * seed, 6 * seed + 6))[1]
+    ]
     assert bank.patches([0], [0])[0].shape == (1, 1, 8, 8, 8)
     assert sum(shown) > 0.45 * len(shown)
 

@@ -19,7 +19,8 @@ from labeling_protocols.volumes import read_volume, write_volume
 from tests.training.conftest import KEY
 from tests.training.drawn import STRAIGHT, draw, turned
 from training.bundle import CONFIG, WEIGHTS, BundleError, open_bundle, write_bundle
-from training.inference import Predictor, Segmenter
+from training.inference import Predictor
+from training.segmentation_inference import Segmenter
 from training.model_card import Candidate, bundle_parts, inference_config
 from training.plan import Normalisation
 

@@ -5,8 +5,10 @@ import re
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import safetensors.torch
+import torch
 from torch import Tensor
 
 from apps.accounts import Accounts
@@ -14,15 +16,16 @@ from apps.settings import Site
 from labeling_protocols.protocol import Protocol
 from labeling_protocols.records import Account
 from labeling_protocols.store import Store
-from tests.training.drawn import anything_passes, draw, job_of, settle_cases, workplace
-from training import pipeline
+from tests.training.drawn import HIPPOCAMPUS, anything_passes, draw, job_of, settle_cases, workplace
 from training.bundle import BundleError
 from training.inference import Predictor
 from training.loop import TrainingCancelled
 from training.pipeline import Workplace, assess, release, take_snapshot, train, train_candidate
 from training.plan import Plan
-from training.registry import ModelVersion, NoChampionError
+from training.registry import ModelVersion, NoChampionError, Registry
+from training.segmentation_inference import Segmenter, segmentation_config
 from training.snapshot import SnapshotError
+from training.workplace import TrainingJob
 
 JOB, ANOTHER_JOB = job_of(1), job_of(2)
 
@@ -43,12 +46,12 @@ def weights_of(place: Workplace, job: str) -> dict[str, Tensor]:
 
 def test_a_candidate_that_passes_becomes_champion_and_predicts(place: Workplace) -> None:
     said: list[str] = []
-    outcome = train_candidate(place, "hippocampus", JOB, tell=lambda progress: said.append(progress["stage"]))
+    outcome = train_candidate(place, HIPPOCAMPUS, JOB, tell=lambda progress: said.append(progress["stage"]))
     assert outcome.passed
     assert outcome.promoted
     assert list(dict.fromkeys(said)) == ["preparing", "training", "evaluating", "releasing"]
     champion = place.registry.champion("hippocampus")
-    assert champion.name == outcome.model_version == "hippocampus-segmentation 2.0.1"
+    assert champion.name == outcome.model_version == "hippocampus-segmentation 2.0.0"
     assert champion.aliases == {"champion"}
     assert champion.bundle_sha256 == outcome.bundle_sha256
     image, _ = draw(30)
@@ -62,17 +65,18 @@ def test_the_run_holds_what_a_colleague_looks_for(released: Workplace) -> None:
     run = client.get_run(champion.run_id)
     assert run.info.status == "FINISHED"
     assert (run.data.params["epochs"], run.data.params["network"]) == ("2", "UNet")
-    assert {"loss", "dice_anterior", "dice_posterior", "held_out_dice_mean", "held_out_missed"} <= set(run.data.metrics)
-    assert [metric.step for metric in client.get_metric_history(champion.run_id, "loss")] == [1, 2]
+    metrics = {"epoch/train_loss", "epoch/validation/dice/anterior", "held_out/dice_mean", "held_out/missed"}
+    assert metrics <= set(run.data.metrics)
+    assert [metric.step for metric in client.get_metric_history(champion.run_id, "epoch/train_loss")] == [1, 2]
     assert run.data.tags["overread.snapshot"] == champion.snapshot
     assert run.data.tags["overread.bundle_sha256"] == champion.bundle_sha256
     assert run.data.tags["mlflow.source.git.commit"]
-    (dataset,) = run.inputs.dataset_inputs
-    assert json.loads(dataset.dataset.source) == {"snapshot": champion.snapshot}
+    for dataset in run.inputs.dataset_inputs:
+        assert json.loads(dataset.dataset.source) == {"snapshot": champion.snapshot}
     listed = [client.list_artifacts(champion.run_id, folder) for folder in ("", "pictures", "bundle")]
     files = {file.path for folder in listed for file in folder}
-    assert {"plan.json", "snapshot.json", "evaluation.json", "gate.json", "bundle/manifest.sig"} <= files
-    assert {f"pictures/{name}.png" for name in ("curves", "worst", "median", "best")} <= files
+    assert {"plan.json", "plan.yaml", "snapshot.json", "evaluation", "gate.json", "bundle/manifest.sig"} <= files
+    assert {f"pictures/{name}.png" for name in ("curves", "worst", "median", "best", "summary", "cases")} <= files
     picture = artifacts_of(released, champion) / "pictures" / "worst.png"
     assert picture.read_bytes().startswith(b"\x89PNG")
 
@@ -91,12 +95,12 @@ def test_no_identifier_of_a_person_reaches_the_run_or_the_bundle(released: Workp
 
 
 def test_a_training_done_again_with_the_same_job_changes_nothing(place: Workplace) -> None:
-    first = train_candidate(place, "hippocampus", JOB)
-    again = train_candidate(place, "hippocampus", JOB)
+    first = train_candidate(place, HIPPOCAMPUS, JOB)
+    again = train_candidate(place, HIPPOCAMPUS, JOB)
     assert again == first
     assert runs(place) == [first.run_id]
     assert [version.number for version in place.registry.versions("hippocampus")] == [1]
-    history = place.tracking.client.get_metric_history(first.run_id, "loss")
+    history = place.tracking.client.get_metric_history(first.run_id, "epoch/train_loss")
     assert [metric.step for metric in history] == [1, 2]
     assert len(list(place.bundles.glob("*.zip"))) == 1
 
@@ -113,8 +117,8 @@ def test_a_job_killed_in_any_stage_and_started_again_ends_like_an_undisturbed_on
             raise Killed
 
     with pytest.raises(Killed):
-        train_candidate(place, "hippocampus", JOB, tell=die)
-    train_candidate(place, "hippocampus", JOB)
+        train_candidate(place, HIPPOCAMPUS, JOB, tell=die)
+    train_candidate(place, HIPPOCAMPUS, JOB)
     ours, theirs = weights_of(place, JOB), weights_of(released, JOB)
     assert all(bool((ours[name] == theirs[name]).all()) for name in theirs)
     assert len(runs(place)) == 1
@@ -131,9 +135,9 @@ def test_a_job_killed_within_the_release_registers_one_version(
     def die(*_: object) -> None:
         raise Killed
 
-    monkeypatch.setattr(pipeline.Registry, method, die)
+    monkeypatch.setattr(Registry, method, die)
     with pytest.raises(Killed):
-        train_candidate(place, "hippocampus", JOB)
+        train_candidate(place, HIPPOCAMPUS, JOB)
     monkeypatch.undo()
     with pytest.raises(NoChampionError):
         place.registry.champion("hippocampus")
@@ -151,13 +155,13 @@ def test_a_candidate_that_fails_its_gate_is_kept_and_not_released(
     store.add_protocol(strict)
     settle_cases(store, strict, readers, range(6))
     place = workplace(site, store)
-    outcome = train_candidate(place, "hippocampus", JOB)
+    outcome = train_candidate(place, HIPPOCAMPUS, JOB)
     assert not outcome.passed
     assert not outcome.promoted
     assert outcome.reasons[0].startswith("mean Dice 0.")
     (kept,) = place.registry.versions("hippocampus")
     assert (kept.gate_passed, kept.aliases) == (False, {"candidate"})
-    assert place.registry.bundle(kept).metadata["version"] == "2.0.1"
+    assert place.registry.bundle(kept).metadata["version"] == "2.0.0"
     with pytest.raises(NoChampionError, match="no model of protocol hippocampus has passed the gate"):
         place.registry.champion("hippocampus")
 
@@ -165,25 +169,25 @@ def test_a_candidate_that_fails_its_gate_is_kept_and_not_released(
 def test_a_later_candidate_is_compared_with_the_champion_on_the_same_cases(released: Workplace) -> None:
     second = json.loads(released.tracking.run(ANOTHER_JOB, "hippocampus").read_text("gate.json"))
     assert second["champion"] == 1
-    assert second["champion_dice_mean"] == pytest.approx(second["dice_mean"])  # the same data, plan and seed
+    assert second["champion_figures"] == pytest.approx(second["figures"])  # the same data, plan and seed
     assert released.registry.champion("hippocampus").number == 3
 
 
 def test_a_snapshot_is_taken_once_a_job_whatever_is_settled_later(place: Workplace, site: Site) -> None:
-    first = take_snapshot(place, "hippocampus", JOB)
+    first = take_snapshot(place, HIPPOCAMPUS, JOB)
     readers = [account for account in Accounts(place.store, site).all() if account.name in ("ann", "ben")]
     settle_cases(place.store, place.store.protocol("hippocampus"), readers, range(6, 8))
-    assert take_snapshot(place, "hippocampus", JOB) == first
-    assert take_snapshot(place, "hippocampus", ANOTHER_JOB) != first
+    assert take_snapshot(place, HIPPOCAMPUS, JOB) == first
+    assert take_snapshot(place, HIPPOCAMPUS, ANOTHER_JOB) != first
 
 
 def test_without_settled_cases_nothing_is_trained(site: Site, store: Store) -> None:
     with pytest.raises(SnapshotError, match="0 settled case"):
-        train_candidate(workplace(site, store), "hippocampus", JOB)
+        train_candidate(workplace(site, store), HIPPOCAMPUS, JOB)
 
 
 def test_a_cancelled_training_ends_its_run_and_registers_nothing(place: Workplace) -> None:
-    take_snapshot(place, "hippocampus", JOB)
+    take_snapshot(place, HIPPOCAMPUS, JOB)
     with pytest.raises(TrainingCancelled):
         train(place, JOB, cancelled=lambda: True)
     (run,) = runs(place)
@@ -192,7 +196,7 @@ def test_a_cancelled_training_ends_its_run_and_registers_nothing(place: Workplac
 
 
 def test_a_training_cancelled_while_it_is_evaluated_releases_nothing(place: Workplace) -> None:
-    take_snapshot(place, "hippocampus", JOB)
+    take_snapshot(place, HIPPOCAMPUS, JOB)
     train(place, JOB)
     with pytest.raises(TrainingCancelled, match="during the evaluation"):
         assess(place, JOB, cancelled=lambda: True)
@@ -208,7 +212,7 @@ def test_the_plan_comes_from_the_training_cases_and_is_kept(released: Workplace)
 
 def test_a_jobs_id_cannot_leave_its_folder(place: Workplace) -> None:
     with pytest.raises(ValueError, match="a training job's id"):
-        take_snapshot(place, "hippocampus", "../elsewhere")
+        take_snapshot(place, HIPPOCAMPUS, "../elsewhere")
 
 
 def test_a_bundle_tampered_with_after_its_release_is_not_served(released: Workplace) -> None:
@@ -218,3 +222,45 @@ def test_a_bundle_tampered_with_after_its_release_is_not_served(released: Workpl
     path.write_bytes(content[:-30] + bytes([content[-30] ^ 1]) + content[-29:])
     with pytest.raises(BundleError):
         released.registry.bundle(champion)
+
+
+def test_folds_are_runs_within_the_run_and_their_networks_answer_together(place: Workplace) -> None:
+    request = replace(HIPPOCAMPUS, folds=2)
+    outcome = train_candidate(place, request, JOB)
+    assert outcome.promoted
+    client = place.tracking.client
+    parent = client.get_run(outcome.run_id)
+    folds = client.search_runs([parent.info.experiment_id], f"tags.`mlflow.parentRunId` = '{outcome.run_id}'")
+    assert sorted(run.info.run_name for run in folds) == ["fold-1", "fold-2"]
+    assert {run.info.status for run in folds} == {"FINISHED"}
+    pooled, (one, other) = parent.data.metrics["cross_validation/dice_mean"], folds
+    between = sorted(run.data.metrics["cross_validation/dice_mean"] for run in (one, other))
+    assert between[0] <= pooled <= between[1]
+    assert outcome.cross_validation["dice_mean"] == pooled
+    bundle = place.registry.bundle(place.registry.champion("hippocampus"))
+    image, _ = draw(31)
+    together = Predictor(bundle, "cpu").predict(image)
+    work = TrainingJob(place, JOB)
+    parts = work.parts(work.plan())
+    trained = [{case.patient for case in part.training} for part in parts]
+    looked_at = [{case.patient for case in part.validation} for part in parts]
+    assert all(not (on & off) for on, off in zip(trained, looked_at, strict=True))
+    assert set.union(*looked_at) == {case.patient for case in work.snapshot.training}
+    config = segmentation_config(work.plan())
+    each = [Segmenter(config, part.weights(), torch.device("cpu")).probabilities(image, ["a", "p"]) for part in parts]
+    means = [(first + second) / 2 for (_, first), (_, second) in zip(*each, strict=True)]
+    expected = np.argmax([1 - sum(means), *means], axis=0)
+    assert np.mean(together.array_ZYX == expected) > 0.999  # ties of the mean may fall either way
+
+
+def test_a_training_begins_from_the_champions_weights_where_asked(released: Workplace) -> None:
+    request = replace(HIPPOCAMPUS, warm_start=True, overrides={"learning_rate": 1e-9, "epochs": 1, "average": 0.0})
+    train_candidate(released, request, job_of(9))
+    champion = weights_of(released, job_of(3))
+    ours = weights_of(released, job_of(9))
+    assert all(torch.allclose(ours[name], champion[name], atol=1e-4) for name in champion)
+
+
+def test_a_snapshot_that_is_kept_can_be_trained_on_again(place: Workplace) -> None:
+    digest = take_snapshot(place, HIPPOCAMPUS, JOB)
+    assert take_snapshot(place, replace(HIPPOCAMPUS, snapshot=digest), ANOTHER_JOB) == digest

@@ -12,6 +12,7 @@ from apps.jobs import Jobs
 from apps.settings import Site
 from apps.training_job import WORKFLOW, start_training
 from training.pipeline import Workplace
+from training.request import TrainingRequest
 
 LIMIT_S = 180
 
@@ -39,7 +40,7 @@ def test_a_second_training_waits_for_the_first_and_a_cancelled_one_stops(place: 
     (root / "config.toml").write_text('[training]\ndevice = "cpu"\nmax_epochs = 1000000\n')
     site = Site(root)
     jobs = Jobs(site)
-    first, second = (start_training(jobs, "hippocampus", "somebody") for _ in range(2))
+    first, second = (start_training(jobs, TrainingRequest(protocol="hippocampus"), "somebody") for _ in range(2))
     with worker(site):
         until(lambda: (jobs.progress(first) or {}).get("epoch"), "the first training's first epoch")
         assert [job.id for job in jobs.active(WORKFLOW)] == [first, second]

@@ -1,0 +1,97 @@
+"""A job's snapshot in, the plan of its training out: the fingerprint, the rules, what the task adds, and overrides."""
+
+from collections.abc import Mapping
+
+import torch
+
+from labeling_protocols.protocol import Protocol, Structure, Task
+from labeling_protocols.protocol_parts import BooleanQuestion, ChoiceQuestion, IntegerQuestion
+from training.classification_plan import coarse_fingerprint, plan_classification
+from training.detection_boxes import sizes_mm_RAS, true_boxes
+from training.detection_plan import plan_detection
+from training.plan import (
+    PATCH_VOXELS_GPU_MAX,
+    PATCH_VOXELS_MAX,
+    ModelTask,
+    Plan,
+    PlanError,
+    Precision,
+    make_plan,
+    override,
+    take_fingerprint,
+)
+from training.workplace import TrainingJob
+
+_GPU_BYTES = 12 * 2**30  # that the largest patch asks for
+_LATERAL = ("7771000", "24028007")  # SNOMED CT: left, right
+_RIGHT_AXIS = 0
+
+
+def plan_for(work: TrainingJob, precision: Precision, device: torch.device) -> Plan:
+    """The plan for this job's training cases on this device; raises `PlanError` where the task has nothing to learn."""
+    images = [work.image(case) for case in work.snapshot.training]
+    labels = [work.label(case) for case in work.snapshot.training]
+    values = targets(work.protocol, work.request.task, work.request.question)
+    fingerprint = take_fingerprint(images, [label.volume() for label in labels], work.protocol.values)
+    if work.request.task is ModelTask.CLASSIFICATION:
+        fingerprint = coarse_fingerprint(fingerprint, _patch_voxels(device))
+    plan = make_plan(
+        fingerprint,
+        values=values,
+        modality=work.protocol.modality[0],
+        precision=precision,
+        task=work.request.task,
+        question=work.request.question,
+        mirror_axes=_mirrored(work.protocol),
+        patch_voxels_max=_patch_voxels(device),
+    )
+    if plan.task is ModelTask.CLASSIFICATION:
+        plan = plan_classification(plan)
+    if plan.task is ModelTask.DETECTION:
+        boxes = [(true_boxes(label, values), image.geometry) for image, label in zip(images, labels, strict=True)]
+        plan = plan_detection(plan, [size for of_case, grid in boxes for size in sizes_mm_RAS(of_case, grid)])
+    return override(plan, {**work.place.overrides, **work.request.overrides})
+
+
+def targets(protocol: Protocol, task: ModelTask, question: str) -> Mapping[str, int]:
+    """What a task learns of a protocol, by name, with voxel values; a question's options count from 1 instead."""
+    if task is ModelTask.CLASSIFICATION:
+        return {option: number for number, option in enumerate(_options(protocol, question), start=1)}
+    boxed = [structure for structure in protocol.structures if Task.BOXES in structure.tasks]
+    structures = (boxed or protocol.outlined) if task is ModelTask.DETECTION else protocol.outlined
+    if not structures:
+        raise PlanError(f"protocol {protocol.name} has no structure for a {task} to learn. Nothing was trained.")
+    return {structure.name: structure.value for structure in structures}
+
+
+def _options(protocol: Protocol, name: str) -> tuple[str, ...]:
+    for question in protocol.questions:
+        if question.name == name:
+            if isinstance(question, ChoiceQuestion):
+                return question.options
+            if isinstance(question, BooleanQuestion):
+                return ("no", "yes")
+            if isinstance(question, IntegerQuestion):
+                return tuple(str(number) for number in range(question.min, question.max + 1))
+    asked = ", ".join(question.name for question in protocol.questions) or "none"
+    raise PlanError(
+        f"protocol {protocol.name} has no question {name!r} with answers to choose from; it asks {asked}."
+        " Nothing was trained."
+    )
+
+
+def _mirrored(protocol: Protocol) -> tuple[int, ...]:
+    """Left and right, where no structure is one or the other."""
+    return () if any(_is_lateral(structure) for structure in protocol.structures) else (_RIGHT_AXIS,)
+
+
+def _is_lateral(structure: Structure) -> bool:
+    return structure.modifier is not None and structure.modifier.value in _LATERAL
+
+
+def _patch_voxels(device: torch.device) -> int:
+    """How large a patch the device's memory bears."""
+    if device.type != "cuda":
+        return PATCH_VOXELS_MAX
+    share = torch.cuda.get_device_properties(device).total_memory / _GPU_BYTES
+    return int(PATCH_VOXELS_GPU_MAX * min(1.0, share))
