@@ -27,6 +27,7 @@ from apps.protocol_commands import protocol_app
 from apps.settings import Site, make_site
 from apps.snapshot_commands import snapshot_app
 from apps.store_commands import audit_app, store_app
+from apps.tuning_commands import tune_command
 from apps.worklist_commands import calibration_app, seats_app
 from labeling_protocols.protocol import SHIPPED, load_protocol
 from labeling_protocols.records import Role
@@ -55,6 +56,7 @@ app.add_typer(snapshot_app, name="snapshot")
 app.add_typer(change_control_app, name="change-control")
 app.command("adopt")(adopt_command)
 app.command("evaluate")(evaluate)
+app.command("tune")(tune_command)
 for _command in (models, promote, rollback, verify, publish):
     app.command(_command.__name__)(_command)
 

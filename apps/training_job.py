@@ -4,25 +4,21 @@
 made, so a worker that takes the job over goes on where the last one was.
 """
 
-import time
 import uuid
-from collections.abc import Callable
 from dataclasses import asdict
 from typing import Any
 
-from dbos import DBOS, error
+from dbos import DBOS
 
-from apps.jobs import TRAINING_QUEUE, Jobs, cancelled, report_progress
+from apps.job_watch import tell, watch
+from apps.jobs import TRAINING_QUEUE, Jobs, report_progress
 from apps.settings import Site
 from apps.training_group import train_in_group
 from apps.training_site import workplace
-from training.loop import TrainingCancelled
 from training.pipeline import assess, release, take_snapshot, train
 from training.request import TrainingRequest
 
 WORKFLOW = "train"
-
-_CANCEL_POLL_S = 1.0
 
 
 def register(site: Site) -> None:
@@ -42,20 +38,20 @@ def register(site: Site) -> None:
     def fit_step(job: str) -> None:
         processes = site.config.training.processes
         if processes > 1:
-            train_in_group(site, job, processes, _tell, _cancelled())
+            train_in_group(site, job, processes, tell, watch())
             return
         with workplace(site) as place:
-            train(place, job, tell=_tell, cancelled=_cancelled())
+            train(place, job, tell=tell, cancelled=watch())
 
     @DBOS.step(name="train.assess")
     def assess_step(job: str) -> None:
         with workplace(site) as place:
-            assess(place, job, tell=_tell, cancelled=_cancelled())
+            assess(place, job, tell=tell, cancelled=watch())
 
     @DBOS.step(name="train.release")
     def release_step(job: str) -> dict[str, Any]:
         with workplace(site) as place:
-            return asdict(release(place, job, tell=_tell))
+            return asdict(release(place, job, tell=tell))
 
     @DBOS.workflow(name=WORKFLOW)
     def workflow(request: str, requested_by: str) -> dict[str, Any]:
@@ -76,26 +72,3 @@ def start_training(jobs: Jobs, request: TrainingRequest, requested_by: str) -> s
     """
     job = f"train-{request.protocol}-{uuid.uuid4().hex[:12]}"
     return jobs.start(WORKFLOW, TRAINING_QUEUE, job, request=request.as_json(), requested_by=requested_by)
-
-
-def _tell(progress: dict[str, Any]) -> None:
-    """Report progress; DBOS refuses it from a job that was cancelled, or given to another worker."""
-    try:
-        report_progress(progress)
-    except (error.DBOSWorkflowCancelledError, error.DBOSWorkflowConflictIDError) as refusal:
-        if cancelled():
-            raise TrainingCancelled("cancelled; nothing was released") from refusal
-        raise
-
-
-def _cancelled() -> Callable[[], bool]:
-    """Whether somebody cancelled this job, asked of the job database once in `_CANCEL_POLL_S` at most."""
-    asked, answer = -_CANCEL_POLL_S, False
-
-    def poll() -> bool:
-        nonlocal asked, answer
-        if not answer and time.monotonic() - asked > _CANCEL_POLL_S:
-            asked, answer = time.monotonic(), cancelled()
-        return answer
-
-    return poll

@@ -10,7 +10,7 @@ import signal
 import threading
 from pathlib import Path
 
-from apps import compat, training_job
+from apps import compat, training_job, tuning_job
 from apps.endpoint import workflow as endpoint_workflow
 from apps.jobs import launch_worker, sole_worker
 from apps.settings import Site
@@ -27,6 +27,7 @@ log = logging.getLogger("overread.worker")
 def register(site: Site) -> None:
     """Declare every workflow a worker can run."""
     training_job.register(site)
+    tuning_job.register(site)
     endpoint_workflow.register(site)
 
 

@@ -44,6 +44,7 @@ def train(
             if run is not None:
                 settings = {"device": str(device), "job": job, "processes": str(group.size)}
                 place.tracking.describe(run, work.snapshot, work.plan(), settings)
+                run.watch_system()
             for part in work.parts(work.plan()):
                 if not group.share(part.weights_file.exists()):
                     _train_part(work, part, run, tell, cancelled, group, device)

@@ -108,7 +108,8 @@ class TrainingJob:
         """The job's MLflow run; what fails or cancels the step is written there too, a mere interruption is not."""
         run = self.place.tracking.run(self.id, self.protocol.name)
         try:
-            yield run
+            with run:
+                yield run
         except TrainingCancelled:
             run.close("KILLED")
             raise

@@ -21,7 +21,9 @@ from training.request import TrainingRequest
 
 def train(served: Served, protocol: Protocol, number: int) -> str:
     place = workplace(served.site, served.store)
-    outcome = train_candidate(place, TrainingRequest(protocol=protocol.name), f"train-{protocol.name.replace('_', '')}-{number:04d}")
+    outcome = train_candidate(
+        place, TrainingRequest(protocol=protocol.name), f"train-{protocol.name.replace('_', '')}-{number:04d}"
+    )
     assert outcome.promoted
     return outcome.model_version
 
