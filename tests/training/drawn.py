@@ -16,8 +16,8 @@ from labeling_protocols.settlement import settle
 from labeling_protocols.store import Store
 from labeling_protocols.worklist import next_case
 from training.pipeline import Workplace
-from training.request import TrainingRequest
 from training.plan import Normalisation, Plan, Precision
+from training.request import TrainingRequest
 
 ANTERIOR, POSTERIOR = 1, 2
 # Neither lies in the middle, and no mirroring or turning of the axes takes one to the other.

@@ -20,9 +20,9 @@ from tests.training.conftest import KEY
 from tests.training.drawn import STRAIGHT, draw, turned
 from training.bundle import CONFIG, WEIGHTS, BundleError, open_bundle, write_bundle
 from training.inference import Predictor
-from training.segmentation_inference import Segmenter
 from training.model_card import Candidate, bundle_parts, inference_config
 from training.plan import Normalisation
+from training.segmentation_inference import Segmenter
 
 
 def rotation(degrees: float, axis: int) -> NDArray[np.float64]:

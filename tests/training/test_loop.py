@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from tests.training.drawn import small_plan
-from training.data import Example
 from training.checkpoint import Epoch, TrainingError
+from training.data import Example
 from training.loop import TrainingCancelled, fit, native_precision
 from training.plan import Plan, Precision
 from training.segmentation import SegmentationLearner
