@@ -77,9 +77,9 @@ class _Assessing:
                 model = self._kit.model(self._kit.config(self._plan, 1), part.weights(), self._work.device)
                 write_durably(kept, self._score(model, self._plan, part.validation, part.fold).encode())
             texts.append(kept.read_text())
-            run = self._work.place.tracking.part(self._run, part.fold)
-            run.evaluation(self._report(texts[-1], part.validation, part.fold), self._plan.epochs, CROSS_VALIDATION)
-            run.close("FINISHED")
+            with self._work.running_part(self._run, part) as run:
+                run.evaluation(self._report(texts[-1], part.validation, part.fold), self._plan.epochs, CROSS_VALIDATION)
+                run.close("FINISHED")
         cases = [case for part in parts for case in part.validation]
         pooled = self._kit.pooled(texts)
         report = self._report(

@@ -47,7 +47,8 @@ def train(
                 run.watch_system()
             for part in work.parts(work.plan()):
                 if not group.share(part.weights_file.exists()):
-                    _train_part(work, part, run, tell, cancelled, group, device)
+                    with work.running_part(run, part) if run is not None else nullcontext() as own:
+                        _train_part(work, part, own, tell, cancelled, group, device)
 
 
 def _train_part(
@@ -62,12 +63,11 @@ def _train_part(
     plan = work.plan()
     learner = learner_of(plan)
     history: list[Epoch] = []
-    own = work.place.tracking.part(run, part.fold) if run is not None and part.fold else run
 
     def epoch_done(epoch: Epoch) -> None:
         history.append(epoch)
-        if own is not None:
-            own.epoch(epoch)
+        if run is not None:
+            run.epoch(epoch)
             _say(tell, group, {"stage": "training", **({"fold": part.fold} if part.fold else {}), **_spoken(epoch)})
 
     weights = fit(
@@ -82,11 +82,11 @@ def _train_part(
         group=group,
         start=_start(work),
     )
-    if own is not None:
-        own.picture("pictures/curves.png", pictures.curves(history))
+    if run is not None:
+        run.picture("pictures/curves.png", pictures.curves(history))
         keep_weights(part, weights)
-        if own is not run:
-            own.close("FINISHED")
+        if part.fold:
+            run.close("FINISHED")
 
 
 def _start(work: TrainingJob) -> Mapping[str, Tensor] | None:

@@ -3,7 +3,7 @@
 import contextlib
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -103,19 +103,13 @@ class TrainingJob:
         self.snapshot: Snapshot = open_snapshot((self.folder / "snapshot").read_text(), place.store.blobs)
         self.protocol: Protocol = place.store.protocol(self.snapshot.protocol, self.snapshot.protocol_version)
 
-    @contextmanager
-    def running(self) -> Iterator[RunLog]:
-        """The job's MLflow run; what fails or cancels the step is written there too, a mere interruption is not."""
-        run = self.place.tracking.run(self.id, self.protocol.name)
-        try:
-            with run:
-                yield run
-        except TrainingCancelled:
-            run.close("KILLED")
-            raise
-        except Exception:
-            run.close("FAILED")
-            raise
+    def running(self) -> AbstractContextManager[RunLog]:
+        """The job's MLflow run."""
+        return _ended_in_words(self.place.tracking.run(self.id, self.protocol.name))
+
+    def running_part(self, run: RunLog, part: Part) -> AbstractContextManager[RunLog]:
+        """The run of one network: nested in the job's where it is one of several, otherwise the job's own."""
+        return _ended_in_words(self.place.tracking.part(run, part.fold)) if part.fold else nullcontext(run)
 
     @property
     def plan_file(self) -> Path:
@@ -183,6 +177,20 @@ class TrainingJob:
 
     def label(self, case: SnapshotCase) -> Label:
         return self.place.store.label(case.label)
+
+
+@contextmanager
+def _ended_in_words(run: RunLog) -> Iterator[RunLog]:
+    """What fails or cancels the step is written in its run too, a mere interruption is not."""
+    try:
+        with run:
+            yield run
+    except TrainingCancelled:
+        run.close("KILLED")
+        raise
+    except Exception:
+        run.close("FAILED")
+        raise
 
 
 def keep_weights(part: Part, weights: Mapping[str, torch.Tensor]) -> None:

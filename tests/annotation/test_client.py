@@ -202,7 +202,9 @@ def test_training_is_started_watched_and_cancelled_with_the_client(served: Serve
     assert not client.train_status(check_if_running=True)
     started = client.train_start(protocol.name, {"max_epochs": 1})
     assert started["status"] == "RUNNING"
-    assert client.train_start(protocol.name, {})["id"] == started["id"]
+    second = client.train_start(protocol.name, {})
+    assert second["id"] != started["id"]  # it waits for the first
+    assert [job.id for job in served.app.state.annotation.jobs.active("train")] == [started["id"], second["id"]]
     assert client.train_status(check_if_running=True)
     assert client.train_status()["id"] == started["id"]
     assert client.info()["train_stats"][protocol.name] == {"epoch": 0, "total_epochs": 1}

@@ -264,3 +264,11 @@ def test_a_training_begins_from_the_champions_weights_where_asked(released: Work
 def test_a_snapshot_that_is_kept_can_be_trained_on_again(place: Workplace) -> None:
     digest = take_snapshot(place, HIPPOCAMPUS, JOB)
     assert take_snapshot(place, replace(HIPPOCAMPUS, snapshot=digest), ANOTHER_JOB) == digest
+
+
+def test_a_cancelled_fold_ends_its_own_run_as_well(place: Workplace) -> None:
+    take_snapshot(place, replace(HIPPOCAMPUS, folds=2), JOB)
+    with pytest.raises(TrainingCancelled):
+        train(place, JOB, cancelled=lambda: True)
+    states = {place.tracking.client.get_run(run).info.status for run in runs(place)}
+    assert (len(runs(place)), states) == (2, {"KILLED"})
