@@ -2,6 +2,8 @@
 
 _WHOLE = {
     "dice_mean": "mean Dice",
+    "surface_dice_mean": "mean surface Dice",
+    "brier_score": "Brier score",
     "map": "mAP",
     "froc": "FROC score",
     "missed": "missed",
@@ -12,6 +14,8 @@ _OF_ONE = {
     "surface_dice": "surface Dice",
     "hd95_mm": "median HD95 (mm)",
     "average_surface_distance_mm": "average surface distance (mm)",
+    "volume_bias_ml": "volume bias (ml)",
+    "brier_score": "Brier score",
     "auc": "AUC",
 }
 

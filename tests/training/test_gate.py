@@ -149,7 +149,7 @@ def test_without_a_scored_case_nothing_passes() -> None:
         (
             {"figures_min": {"segmentation": {"surface_dice_mean": 0.8}}},
             {"surface_dice_mean": 0.7},
-            "surface dice mean 0.700 < 0.800",
+            "mean surface Dice 0.700 < 0.800",
         ),
         (
             {"figures_max": {"segmentation": {"volume_error/anterior": 0.2}}},
@@ -607,7 +607,7 @@ def test_what_is_no_gate_report_is_not_read_as_one(text: str) -> None:
         ("surface_dice/anterior", "anterior: surface Dice"),
         ("sensitivity_at_0.5_fp", "sensitivity at 0.5 false positives a study"),
         ("specificity/yes", "yes: specificity"),
-        ("brier_score", "brier score"),
+        ("brier_score", "Brier score"),
         ("map", "mAP"),
     ],
 )
