@@ -79,7 +79,7 @@ def _step(images: Sequence[Volume], labels: Sequence[Volume], rounds: int) -> Ro
 
 
 def _plan(images: Sequence[Volume], labels: Sequence[Volume], device: torch.device) -> Plan:
-    fingerprint = take_fingerprint(images, labels, _VALUES)
+    fingerprint = take_fingerprint(zip(images, labels, strict=True), _VALUES)
     precision = native_precision(device)
     return make_plan(fingerprint, values=_VALUES, modality="MR", precision=precision, mirror_axes=(0,))
 

@@ -5,8 +5,9 @@ as memory allows, and as many downsamplings as the patch bears. Axes are those o
 """
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from enum import StrEnum
+from types import MappingProxyType
 from typing import Annotated, Any
 
 import nibabel as nib
@@ -131,31 +132,31 @@ _ADAPTER: TypeAdapter[Plan] = TypeAdapter(Plan)
 
 
 def take_fingerprint(
-    images: Sequence[Volume], labels: Sequence[Volume], values: Mapping[str, int] | None = None
+    cases: Iterable[tuple[Volume, Volume]], values: Mapping[str, int] = MappingProxyType({})
 ) -> Fingerprint:
-    """The fingerprint of training cases; an image and its label stand at the same place, `values` are the structures'.
+    """The fingerprint of training cases, each an image with its label, looked at one after the other.
 
-    Intensities are those inside structures, or of the whole images where nothing is outlined.
+    `values` are the structures' by name. Intensities are those inside structures, or of a whole image where nothing is
+    outlined.
     """
-    grids = [canonical_grid(image.geometry) for image in images]
+    grids, inside, shares = [], [], []
+    for image, label in cases:
+        grids.append(canonical_grid(image.geometry))
+        inside.append(_inside(image, label))
+        shares.append([np.count_nonzero(label.array_ZYX == value) / label.array_ZYX.size for value in values.values()])
     spacing_mm = np.median([spacing for _, spacing in grids], axis=0)
     shapes = [np.ceil(np.multiply(shape, spacing) / spacing_mm) for shape, spacing in grids]
-    inside = np.concatenate([_inside(image, label) for image, label in zip(images, labels, strict=True)])
-    low, high = np.percentile(inside, (0.5, 99.5))
+    voxels = np.concatenate(inside)
+    low, high = np.percentile(voxels, (0.5, 99.5))
     return Fingerprint(
-        cases=len(images),
+        cases=len(grids),
         spacing_mm_RAS=_three(spacing_mm),
         shape_max_RAS=tuple(int(n) for n in np.max(shapes, axis=0)),  # type: ignore[arg-type]  # three axes
-        intensity_mean=float(inside.mean()),
-        intensity_std=float(inside.std()),
+        intensity_mean=float(voxels.mean()),
+        intensity_std=float(voxels.std()),
         intensity_low=float(low),
         intensity_high=float(high),
-        share={
-            name: float(
-                np.mean([np.count_nonzero(label.array_ZYX == value) / label.array_ZYX.size for label in labels])
-            )
-            for name, value in (values or {}).items()
-        },
+        share=dict(zip(values, np.mean(shares, axis=0).tolist(), strict=True)),
     )
 
 

@@ -1,9 +1,10 @@
 """A job's snapshot in, the plan of its training out: the fingerprint, the rules, what the task adds, and overrides."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 import torch
 
+from labeling_protocols.geometry import Volume
 from labeling_protocols.protocol import Protocol, Structure, Task
 from labeling_protocols.protocol_parts import BooleanQuestion, ChoiceQuestion, IntegerQuestion
 from training.classification_plan import coarse_fingerprint, plan_classification
@@ -29,10 +30,17 @@ _RIGHT_AXIS = 0
 
 def plan_for(work: TrainingJob, precision: Precision, device: torch.device) -> Plan:
     """The plan for this job's training cases on this device; raises `PlanError` where the task has nothing to learn."""
-    images = [work.image(case) for case in work.snapshot.training]
-    labels = [work.label(case) for case in work.snapshot.training]
     values = targets(work.protocol, work.request.task, work.request.question)
-    fingerprint = take_fingerprint(images, [label.volume() for label in labels], work.protocol.values)
+    boxes_mm: list[tuple[float, float, float]] = []
+
+    def cases() -> Iterator[tuple[Volume, Volume]]:
+        for case in work.snapshot.training:
+            image, label = work.image(case), work.label(case)
+            if work.request.task is ModelTask.DETECTION:
+                boxes_mm.extend(sizes_mm_RAS(true_boxes(label, values), image.geometry))
+            yield image, label.volume()
+
+    fingerprint = take_fingerprint(cases(), work.protocol.values)
     if work.request.task is ModelTask.CLASSIFICATION:
         fingerprint = coarse_fingerprint(fingerprint, _patch_voxels(device))
     plan = make_plan(
@@ -48,8 +56,7 @@ def plan_for(work: TrainingJob, precision: Precision, device: torch.device) -> P
     if plan.task is ModelTask.CLASSIFICATION:
         plan = plan_classification(plan)
     if plan.task is ModelTask.DETECTION:
-        boxes = [(true_boxes(label, values), image.geometry) for image, label in zip(images, labels, strict=True)]
-        plan = plan_detection(plan, [size for of_case, grid in boxes for size in sizes_mm_RAS(of_case, grid)])
+        plan = plan_detection(plan, boxes_mm)
     return override(plan, {**work.place.overrides, **work.request.overrides})
 
 

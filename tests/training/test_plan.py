@@ -74,9 +74,10 @@ def test_the_fingerprint_looks_at_axes_in_the_patient_not_in_the_file() -> None:
     grid = turned(sagittal, (3.0, 1.5, 1.0))
     assert canonical_grid(grid) == ((20, 30, 10), (1.5, 1.0, 3.0))
     image, label = draw(0, grid)
-    seen = take_fingerprint([image], [label])
+    seen = take_fingerprint([(image, label)], {"ball": 1})
     assert seen.spacing_mm_RAS == (1.5, 1.0, 3.0)
     assert seen.shape_max_RAS == (20, 30, 10)
+    assert seen.share == {"ball": np.count_nonzero(label.array_ZYX == 1) / label.array_ZYX.size}
 
 
 def test_the_fingerprint_takes_the_median_spacing_and_the_largest_shape_at_it() -> None:
@@ -92,7 +93,7 @@ def test_the_fingerprint_takes_the_median_spacing_and_the_largest_shape_at_it() 
         )
         for size, spacing in ((10, 1.0), (20, 2.0), (30, 4.0))
     ]
-    seen = take_fingerprint(volumes, volumes)
+    seen = take_fingerprint(zip(volumes, volumes, strict=True))
     assert seen.spacing_mm_RAS == (2.0, 1.0, 1.0)
     assert seen.shape_max_RAS == (60, 10, 10)  # 30 voxels of 4 mm
 
