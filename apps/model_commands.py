@@ -185,9 +185,9 @@ def _sha256(path: Path) -> str:
 
 
 def _registry(site: Site) -> "Registry":
-    from training.registry import Registry
+    from apps.training_site import registry_of
 
-    return Registry(site.tracking_uri, site.folder("bundles"), site.public_key)
+    return registry_of(site)
 
 
 @contextmanager

@@ -8,8 +8,7 @@ from matplotlib.figure import Figure as Picture
 
 from labeling_protocols.blobs import write_durably
 from training import report_pictures, run_page
-from training.bundle import CONFIG
-from training.inference import bundle_weights
+from training.inference import model_of
 from training.loop import TrainingCancelled
 from training.plan import Plan
 from training.report import EvaluationReport
@@ -54,8 +53,7 @@ class _Assessing:
         theirs, against = None, None
         if champion is not None:
             bundle = work.place.registry.bundle(champion)
-            plan = Plan.from_json(bundle.read("configs/plan.json").decode())
-            served = self._kit.model(json.loads(bundle.read(CONFIG)), bundle_weights(bundle), work.device)
+            _, plan, served = model_of(bundle, work.device)
             against = (champion.name, self._score(served, plan, held_out, "champion"))
             theirs = self._report(against[1], held_out, champion.name, human=human)
         report = self._report(scores, held_out, _CANDIDATE, champion=against, human=human)

@@ -1,18 +1,15 @@
 """A bundle and an external test set in, the report of the bundle's model on it out."""
 
-import json
 from collections.abc import Callable, Iterator
 
 from labeling_protocols.label import Label
 from labeling_protocols.protocol import Protocol
-from training.bundle import CONFIG, PLAN, Bundle
+from training.bundle import Bundle
 from training.external import ExternalTestSet
 from training.group import choose_device
-from training.inference import bundle_weights
-from training.plan import Plan
+from training.inference import model_of
 from training.report import EvaluationReport
 from training.task_kit import TestCase
-from training.tasks import kit_of
 
 
 def evaluate_externally(
@@ -24,9 +21,7 @@ def evaluate_externally(
     done: Callable[[], None] = lambda: None,
 ) -> tuple[EvaluationReport, int]:
     """The report, and after how many epochs the model was what it is; `done` is called after each case."""
-    plan = Plan.from_json(bundle.read(PLAN).decode())
-    kit = kit_of(plan.task)
-    model = kit.model(json.loads(bundle.read(CONFIG)), bundle_weights(bundle), choose_device(device))
+    kit, plan, model = model_of(bundle, choose_device(device))
     known = {one.case: one for one in test_set.cases}
 
     def cases() -> Iterator[TestCase]:

@@ -1,15 +1,20 @@
 """A verified bundle in, its model ready to answer out, whatever its task."""
 
 import json
+from typing import Any
 
 import safetensors
 import safetensors.torch
+import torch
 from torch import Tensor
 
 from labeling_protocols.geometry import Volume
-from training.bundle import CONFIG, WEIGHTS, Bundle, BundleError
+from training.bundle import CONFIG, PLAN, WEIGHTS, Bundle, BundleError
 from training.group import choose_device
+from training.plan import Plan
 from training.segmentation_inference import Segmenter
+from training.task_kit import TaskKit
+from training.tasks import kit_of
 
 
 def bundle_weights(bundle: Bundle) -> dict[str, Tensor]:
@@ -18,6 +23,13 @@ def bundle_weights(bundle: Bundle) -> dict[str, Tensor]:
         return safetensors.torch.load(bundle.read(WEIGHTS))
     except safetensors.SafetensorError as error:
         raise BundleError(f"{WEIGHTS} is not a safetensors file: {error}. Nothing is served.") from error
+
+
+def model_of(bundle: Bundle, device: torch.device) -> tuple[TaskKit, Plan, Any]:
+    """What is done for the bundle's task, its plan, and its model as that task's kit makes it."""
+    plan = Plan.from_json(bundle.read(PLAN).decode())
+    kit = kit_of(plan.task)
+    return kit, plan, kit.model(json.loads(bundle.read(CONFIG)), bundle_weights(bundle), device)
 
 
 class Predictor:

@@ -22,7 +22,7 @@ from training.data import Bank, Example, prepare_example
 from training.learner import autocast
 from training.networks import network_config
 from training.plan import Plan
-from training.segmentation import dice_of
+from training.segmentation import dice_of, levels_of, supervised
 
 ERROR_CLICKS_MAX = 5  # simulated on one patch, after those that may have been made at once
 CLICKS_LOOKED_AT = (0, 1, 5)
@@ -69,10 +69,7 @@ class InteractiveLearner:
         clicks = self._simulate(network, image, label[:, 0], seeds)
         with autocast(self._plan, image.device):
             scores = network(self._guide.join(image, clicks).contiguous(memory_format=torch.channels_last_3d))
-        levels = _levels(scores)
-        weights = [0.5**level for level in range(len(levels))]
-        losses = [weight * self._criterion(level, label) for weight, level in zip(weights, levels, strict=True)]
-        return torch.stack(losses).sum() / sum(weights)
+        return supervised(self._criterion, scores, label)
 
     @torch.inference_mode()
     def figures(self, network: torch.nn.Module, example: Example) -> dict[str, float]:
@@ -108,7 +105,7 @@ class InteractiveLearner:
             clicked = [n for n, habit in enumerate(habits) if habit.errors > turn]
             shown = self._guide.join(image[clicked], [clicks[n] for n in clicked])
             with torch.no_grad(), autocast(self._plan, image.device):
-                answers = _levels(network(shown.contiguous(memory_format=torch.channels_last_3d)))[0].argmax(dim=1)
+                answers = levels_of(network(shown.contiguous(memory_format=torch.channels_last_3d)))[0].argmax(dim=1)
             for n, answer in zip(clicked, answers, strict=True):
                 click = error_click(truth[n], answer, spacing_mm, habits[n].generator, jitter=_JITTER)
                 clicks[n] += [click] if click is not None else []
@@ -150,8 +147,3 @@ def habit_of(seed: int) -> Habit:
     before = first < _FIRST_CLICKS_SHARE
     few = 0 if before else 1  # whoever clicks at all clicks once
     return Habit(first=before, errors=few + int(errors * (ERROR_CLICKS_MAX + 1 - few)), generator=generator)
-
-
-def _levels(scores: Tensor) -> Sequence[Tensor]:
-    """The answers at all resolutions, the finest first; more than one with deep supervision while training."""
-    return scores.float().unbind(dim=1) if scores.ndim == 6 else [scores.float()]

@@ -12,7 +12,7 @@ from labeling_protocols import audit
 from labeling_protocols.blobs import write_durably
 from training import gate, run_page, snapshot_index
 from training.assessing import CROSS_VALIDATION, assess
-from training.bundle import open_bundle, write_bundle
+from training.bundle import PLAN, open_bundle, write_bundle
 from training.change_control import find_change_plan
 from training.changes import Changes, changes, made_of
 from training.fitting import train
@@ -157,7 +157,7 @@ def _changes(work: TrainingJob, there_is_a_champion: bool) -> Changes | None:
     if champion is None:
         return None
     before = made_of(
-        champion.read("configs/plan.json").decode(),
+        champion.read(PLAN).decode(),
         open_snapshot(champion.metadata["overread"]["snapshot"], work.place.store.blobs),
     )
     return changes(before, made_of(work.plan().as_json(), work.snapshot))

@@ -1,6 +1,6 @@
 """Segmentation for the training loop: prepared labels in, Dice and cross-entropy loss, and Dice by structure, out."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from monai.inferers import SlidingWindowInferer
@@ -39,10 +39,7 @@ class SegmentationLearner:
         image, label = self._bank.patches(places, seeds)
         with autocast(self._plan, image.device):
             scores = network(image.contiguous(memory_format=torch.channels_last_3d))
-        levels = scores.float().unbind(dim=1) if scores.ndim == image.ndim + 1 else [scores.float()]
-        weights = [0.5**level for level in range(len(levels))]
-        losses = [weight * self._criterion(level, label) for weight, level in zip(weights, levels, strict=True)]
-        return torch.stack(losses).sum() / sum(weights)
+        return supervised(self._criterion, scores, label)
 
     @torch.inference_mode()
     def figures(self, network: torch.nn.Module, example: Example) -> dict[str, float]:
@@ -54,6 +51,19 @@ class SegmentationLearner:
             f"dice/{name}": dice_of(chosen == channel, example.label == channel)
             for channel, name in enumerate(self._plan.targets, start=1)
         }
+
+
+def supervised(criterion: Callable[[Tensor, Tensor], Tensor], scores: Tensor, label: Tensor) -> Tensor:
+    """The loss of the answers at all resolutions, each half as much as the finer one before it."""
+    levels = levels_of(scores)
+    weights = [0.5**level for level in range(len(levels))]
+    losses = [weight * criterion(level, label) for weight, level in zip(weights, levels, strict=True)]
+    return torch.stack(losses).sum() / sum(weights)
+
+
+def levels_of(scores: Tensor) -> Sequence[Tensor]:
+    """The answers at all resolutions, the finest first; more than one with deep supervision while training."""
+    return scores.float().unbind(dim=1) if scores.ndim == 6 else [scores.float()]
 
 
 def dice_of(ours: Tensor, theirs: Tensor) -> float:

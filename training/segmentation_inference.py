@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from labeling_protocols.geometry import Volume
-from training.bundle_run import network_with_weights, run_config
+from training.bundle_run import joint_scores, members_of, network_with_weights, run_config
 from training.networks import network_config
 from training.plan import Plan
 from training.preparation import as_tensor, prepare_config, restore_config
@@ -29,8 +29,7 @@ class Segmenter:
         self._prepare = parser.get_parsed_content("prepare")
         self._restore = parser.get_parsed_content("restore")
         self._inferer = parser.get_parsed_content("inferer")
-        network = network_with_weights(parser, weights, device)
-        self._members = list(network) if isinstance(network, torch.nn.ModuleList) else [network]
+        self._members = members_of(network_with_weights(parser, weights, device))
         self._lock = threading.Lock()  # MONAI's transforms keep state while they are inverted
 
     def predict(self, image: Volume) -> Volume:
@@ -51,11 +50,7 @@ class Segmenter:
         """The prepared image and the network's answer to it; of several networks the mean of their probabilities."""
         data = self._prepare({"image": as_tensor(image)})
         prepared = data["image"][None].to(self._device)
-        if len(self._members) == 1:
-            data["pred"] = self._inferer(prepared, self._members[0])[0].cpu()
-        else:
-            answers = [self._inferer(prepared, member)[0].softmax(dim=0) for member in self._members]
-            data["pred"] = (sum(answers[1:], start=answers[0]) / len(answers)).cpu()
+        data["pred"] = joint_scores(self._members, lambda member: self._inferer(prepared, member)[0]).cpu()
         return data
 
 
@@ -64,15 +59,8 @@ def segmentation_config(plan: Plan, members: int = 1) -> Config:
 
     `members` networks answer together, by the mean of their probabilities.
     """
-    ensemble: Config = {"_target_": "torch.nn.ModuleList", "modules": [network_config(plan)] * members}
-    names = [f"pred_{member}" for member in range(members)]
-    save = {"_target_": "SaveImaged", "keys": "pred", "output_dir": "@output_dir", "output_dtype": "$numpy.uint8"}
-    join: list[str | Config] = [
-        {"_target_": "Activationsd", "keys": names, "softmax": True},
-        {"_target_": "MeanEnsembled", "keys": names, "output_key": "pred"},
-    ]
     config = run_config(
-        network=network_config(plan) if members == 1 else ensemble,
+        network=network_config(plan),
         prepare=prepare_config(plan),
         inferer={
             "_target_": "SlidingWindowInferer",
@@ -81,10 +69,10 @@ def segmentation_config(plan: Plan, members: int = 1) -> Config:
             "overlap": plan.window_overlap,
             "mode": "gaussian",
         },
-        postprocessing=["@restore", save] if members == 1 else [*join, "@restore", save],
+        postprocessing=[
+            "@restore",
+            {"_target_": "SaveImaged", "keys": "pred", "output_dir": "@output_dir", "output_dtype": "$numpy.uint8"},
+        ],
+        members=members,
     )
-    if members > 1:
-        evaluator = {key: value for key, value in config["evaluator"].items() if key != "network"}
-        networks = {"_target_": "EnsembleEvaluator", "networks": "$list(@network)", "pred_keys": names}
-        config["evaluator"] = evaluator | networks
     return {**config, "restore": {"_target_": "Compose", "transforms": restore_config(plan)}}

@@ -27,10 +27,10 @@ from apps.annotation.strategy import Worklist  # noqa: E402
 from apps.annotation.train import DurableTraining  # noqa: E402
 from apps.jobs import Jobs  # noqa: E402
 from apps.settings import Site  # noqa: E402
+from apps.training_site import registry_of  # noqa: E402
 from labeling_protocols.protocol import PrelabelPolicy  # noqa: E402
 from labeling_protocols.records import Role  # noqa: E402
 from labeling_protocols.store import Store  # noqa: E402
-from training.registry import Registry  # noqa: E402
 
 STRATEGY = "worklist"
 
@@ -43,7 +43,7 @@ class OverreadApp(MONAILabelApp):
         self.site = site
         self.store = store or Store(site.database_url, site.blobs)
         self.jobs = Jobs(site)
-        registry = Registry(site.tracking_uri, site.folder("bundles"), site.public_key)
+        registry = registry_of(site)
         self.champions = Champions(registry, site.config.training.device)
         super().__init__(
             app_dir,

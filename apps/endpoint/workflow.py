@@ -20,6 +20,7 @@ from apps.endpoint.inbox import Arrived, Inbox
 from apps.endpoint.receiver import WORKFLOW
 from apps.endpoint.results import Result, ResultState, record
 from apps.settings import Site
+from apps.training_site import registry_of
 from labeling_protocols.blobs import replacing
 from labeling_protocols.dicom_seg import Algorithm, ObjectIdentity, SegError, seg_from_label
 from labeling_protocols.dicom_sr import sr_from_label
@@ -29,7 +30,7 @@ from labeling_protocols.series import SeriesError, read_series, scan
 from labeling_protocols.store import Store, UnknownError
 from training.bundle import BundleError
 from training.inference import Predictor
-from training.registry import ModelVersion, NoChampionError, Registry
+from training.registry import ModelVersion, NoChampionError
 
 _SEG_SERIES_NUMBER, _SR_SERIES_NUMBER = 9001, 9002
 _DELIVERY_ATTEMPTS = 6  # after 1, 2, 4, 8 and 16 times the interval
@@ -57,7 +58,7 @@ class _Endpoint:
         self._site = site
         self._store = Store(site.database_url, site.blobs)
         self._inbox = Inbox(self._store, site.folder("inbox"))
-        self._registry = Registry(site.tracking_uri, site.folder("bundles"), site.public_key)
+        self._registry = registry_of(site)
         self._loaded: tuple[str, Predictor] | None = None
         self._loading = threading.Lock()
 

@@ -9,36 +9,18 @@ from matplotlib.figure import Figure
 from labeling_protocols.records import Settled
 from labeling_protocols.strata import Strata
 from tests.conftest import OBLIQUE
+from tests.training.drawn import small_plan
 from training.case_figures import PerCase
 from training.checkpoint import Epoch
-from training.plan import Normalisation, Plan, Precision
+from training.plan import Plan
 from training.report import Champion, EvaluationReport, build_report
 from training.report import Figure as Number
 from training.run_page import Progress, tell
 from training.snapshot import Snapshot, SnapshotCase
 from training.tracking import RunLog, Tracking
 
-PLAN = Plan(
-    targets=("anterior", "posterior"),
-    values=(0, 1, 2),
-    spacing_mm_RAS=(1.5, 1.5, 1.5),
-    patch_RAS=(24, 24, 16),
-    normalisation=Normalisation.ZSCORE,
-    intensity_mean=0.0,
-    intensity_std=1.0,
-    intensity_low=0.0,
-    intensity_high=1.0,
-    network="UNet",
-    channels=(8, 16, 16),
-    strides=((1, 1, 1), (2, 2, 2), (2, 2, 1)),
-    batch=2,
-    epochs=6,
-    learning_rate=0.01,
-    weight_decay=0.0,
-    validate_every=2,
-    precision=Precision.FP32,
-    window_overlap=0.25,
-    seed=3,
+PLAN = small_plan(
+    patch_RAS=(24, 24, 16), strides=((1, 1, 1), (2, 2, 2), (2, 2, 1)), epochs=6, learning_rate=0.01, validate_every=2
 )
 MOMENT_MS = 1_700_000_000_000
 _STRUCTURES = ("anterior", "posterior")
