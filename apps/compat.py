@@ -22,8 +22,8 @@ SUPPORTED: Mapping[str, tuple[str, str]] = {
     # Older ones let a crafted checkpoint run code (CVE-2025-32434, CVE-2026-24747).
     "torch": ("2.10", "3"),
 }
-# Other distributions ship top-level packages of these names: monailabel a `tests`, its optional sam2 a `training`.
-OURS = ("training", "tests")
+# Other distributions ship top-level packages of these names: monailabel's optional sam2 has a `training`.
+OURS = ("training",)
 
 _SEGMENTATION_STORAGE = "1.2.840.10008.5.1.4.1.1.66.4"
 _kept_alive: list[object] = []
@@ -63,7 +63,7 @@ def check_package(name: str, root: Path) -> None:
     if spec is None:
         if (root / name).is_dir():
             raise CompatError(f"the package `{name}` cannot be imported; start from {root} or install this project.")
-        return  # tests are not installed with the application
+        return
     places = [Path(place).resolve() for place in (spec.submodule_search_locations or [])]
     if root / name not in places[:1] and (root / name).is_dir():
         raise CompatError(

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from training.plan import PATCH_VOXELS_MAX, Fingerprint, Plan
+from training.plan import CPU_BUDGET, Fingerprint, Plan
 
 NETWORK = "DenseNet"
 _LEARNING_RATE = 1e-3
@@ -16,7 +16,7 @@ _ROOM = 0.75  # of the largest patch: a plan rounds its patch up
 _STEP = 1.05
 
 
-def coarse_fingerprint(fingerprint: Fingerprint, patch_voxels_max: int = PATCH_VOXELS_MAX) -> Fingerprint:
+def coarse_fingerprint(fingerprint: Fingerprint, patch_voxels_max: int = CPU_BUDGET.patch_voxels) -> Fingerprint:
     """The fingerprint to make a classification's plan of: the finest axes are coarsened, no further than is needed."""
     extent_mm = np.multiply(fingerprint.shape_max_RAS, fingerprint.spacing_mm_RAS)
     finest = min(fingerprint.spacing_mm_RAS)
@@ -26,7 +26,7 @@ def coarse_fingerprint(fingerprint: Fingerprint, patch_voxels_max: int = PATCH_V
         if shape.prod() <= _ROOM * patch_voxels_max:
             x, y, z = shape.tolist()
             sx, sy, sz = spacing_mm.tolist()
-            return replace(fingerprint, spacing_mm_RAS=(sx, sy, sz), shape_max_RAS=(x, y, z))
+            return replace(fingerprint, spacing_mm_RAS=(sx, sy, sz), shape_RAS=(x, y, z))
         finest *= _STEP
 
 

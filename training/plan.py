@@ -1,6 +1,6 @@
 """How to train: a snapshot's fingerprint in, a `Plan` out; each value can be overridden and is kept with the run.
 
-The rules follow nnU-Net (Isensee et al., Nature Methods 2021): the median spacing, a patch as near to the whole volume
+The rules follow nnU-Net (Isensee et al., Nature Methods 2021): the median spacing, a patch as near to the median volume
 as memory allows, and as many downsamplings as the patch bears. Axes are those of the volume turned to RAS.
 """
 
@@ -24,13 +24,9 @@ _Count = Annotated[int, Field(ge=1)]
 _Spacing = tuple[_Positive, _Positive, _Positive]
 _Size = tuple[_Count, _Count, _Count]
 
-PATCH_VOXELS_MAX = 64**3  # keeps a step of the default network within a few seconds on two cores and within 2 GB
-PATCH_VOXELS_GPU_MAX = 128**3  # within 12 GB at a batch of two in bfloat16
 _DOWNSAMPLINGS_MAX = 5
 _EDGE_MIN = 4  # voxels that the coarsest feature map keeps along each axis
-_CHANNELS = (16, 32, 64, 128, 192, 256)
-_PATCHES_SHOWN = 3000  # cases × epochs; on two cores a few minutes for volumes of 50³
-_EPOCHS = (40, 400)
+_EPOCHS = (40, 500)
 _AVERAGE = 0.99  # decay of the weights' moving average, a step
 
 
@@ -59,12 +55,28 @@ class ModelTask(StrEnum):
     CLASSIFICATION = "classification"  # one of the answers to a question about the case
 
 
+@dataclass(frozen=True, kw_only=True)
+class Budget:
+    """What a device bears: voxels of a patch, channels of a network's stages, patches that a training shows."""
+
+    patch_voxels: int
+    channels: tuple[int, ...]
+    patches: int
+
+
+# A step within seconds on two cores and within 2 GB; for volumes of 50³ about a quarter of an hour in all.
+CPU_BUDGET = Budget(patch_voxels=64**3, channels=(16, 32, 64, 128, 192, 256), patches=7200)
+# nnU-Net's widths; within 12 GB at a batch of two in bfloat16.
+GPU_BUDGET = Budget(patch_voxels=128**3, channels=(32, 64, 128, 256, 320, 320), patches=100_000)
+
+
 @dataclass(frozen=True, kw_only=True, config=_STRICT)
 class Fingerprint:
-    """What a plan depends on, over the training cases; intensities are those inside structures."""
+    """What a plan depends on, over the training cases: medians of spacing and shape, intensities inside structures."""
 
     cases: _Count
     spacing_mm_RAS: _Spacing
+    shape_RAS: _Size
     shape_max_RAS: _Size
     intensity_mean: float
     intensity_std: float
@@ -151,7 +163,8 @@ def take_fingerprint(
     return Fingerprint(
         cases=len(grids),
         spacing_mm_RAS=_three(spacing_mm),
-        shape_max_RAS=tuple(int(n) for n in np.max(shapes, axis=0)),  # type: ignore[arg-type]  # three axes
+        shape_RAS=_sizes(np.ceil(np.median(shapes, axis=0))),
+        shape_max_RAS=_sizes(np.max(shapes, axis=0)),
         intensity_mean=float(voxels.mean()),
         intensity_std=float(voxels.std()),
         intensity_low=float(low),
@@ -169,10 +182,10 @@ def make_plan(
     task: ModelTask = ModelTask.SEGMENTATION,
     question: str = "",
     mirror_axes: tuple[int, ...] = (),
-    patch_voxels_max: int = PATCH_VOXELS_MAX,
+    budget: Budget = CPU_BUDGET,
 ) -> Plan:
     """The plan for this fingerprint; `values` are the voxel values of what is learned, by name."""
-    patch, strides = _patch_and_strides(fingerprint.shape_max_RAS, fingerprint.spacing_mm_RAS, patch_voxels_max)
+    patch, strides = _patch_and_strides(fingerprint.shape_RAS, fingerprint.spacing_mm_RAS, budget.patch_voxels)
     low, high = _EPOCHS
     of_channels = {ModelTask.DETECTION: tuple(values.values()), ModelTask.CLASSIFICATION: ()}
     return Plan(
@@ -188,12 +201,12 @@ def make_plan(
         intensity_std=fingerprint.intensity_std or 1.0,
         intensity_low=fingerprint.intensity_low,
         intensity_high=fingerprint.intensity_high,
-        network="UNet",
-        channels=_CHANNELS[: len(strides)],
+        network="DynUNet",
+        channels=budget.channels[: len(strides)],
         strides=strides,
         batch=2,
-        epochs=min(max(_PATCHES_SHOWN // fingerprint.cases, low), high),
-        learning_rate=5e-3,
+        epochs=min(max(budget.patches // fingerprint.cases, low), high),
+        learning_rate=2e-3,
         weight_decay=1e-2,
         validate_every=10,
         average=_AVERAGE,

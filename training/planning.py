@@ -1,6 +1,7 @@
 """A job's snapshot in, the plan of its training out: the fingerprint, the rules, what the task adds, and overrides."""
 
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 
 import torch
 
@@ -11,8 +12,9 @@ from training.classification_plan import coarse_fingerprint, plan_classification
 from training.detection_boxes import sizes_mm_RAS, true_boxes
 from training.detection_plan import plan_detection
 from training.plan import (
-    PATCH_VOXELS_GPU_MAX,
-    PATCH_VOXELS_MAX,
+    CPU_BUDGET,
+    GPU_BUDGET,
+    Budget,
     ModelTask,
     Plan,
     PlanError,
@@ -31,6 +33,7 @@ _RIGHT_AXIS = 0
 def plan_for(work: TrainingJob, precision: Precision, device: torch.device) -> Plan:
     """The plan for this job's training cases on this device; raises `PlanError` where the task has nothing to learn."""
     values = targets(work.protocol, work.request.task, work.request.question)
+    budget = _budget(device)
     boxes_mm: list[tuple[float, float, float]] = []
 
     def cases() -> Iterator[tuple[Volume, Volume]]:
@@ -42,7 +45,7 @@ def plan_for(work: TrainingJob, precision: Precision, device: torch.device) -> P
 
     fingerprint = take_fingerprint(cases(), work.protocol.values)
     if work.request.task is ModelTask.CLASSIFICATION:
-        fingerprint = coarse_fingerprint(fingerprint, _patch_voxels(device))
+        fingerprint = coarse_fingerprint(fingerprint, budget.patch_voxels)
     plan = make_plan(
         fingerprint,
         values=values,
@@ -51,7 +54,7 @@ def plan_for(work: TrainingJob, precision: Precision, device: torch.device) -> P
         task=work.request.task,
         question=work.request.question,
         mirror_axes=_mirrored(work.protocol),
-        patch_voxels_max=_patch_voxels(device),
+        budget=budget,
     )
     if plan.task is ModelTask.CLASSIFICATION:
         plan = plan_classification(plan)
@@ -96,9 +99,9 @@ def _is_lateral(structure: Structure) -> bool:
     return structure.modifier is not None and structure.modifier.value in _LATERAL
 
 
-def _patch_voxels(device: torch.device) -> int:
-    """How large a patch the device's memory bears."""
+def _budget(device: torch.device) -> Budget:
+    """What the device's memory bears."""
     if device.type != "cuda":
-        return PATCH_VOXELS_MAX
+        return CPU_BUDGET
     share = torch.cuda.get_device_properties(device).total_memory / _GPU_BYTES
-    return int(PATCH_VOXELS_GPU_MAX * min(1.0, share))
+    return replace(GPU_BUDGET, patch_voxels=int(GPU_BUDGET.patch_voxels * min(1.0, share)))

@@ -33,7 +33,7 @@ from training.classification_kit import ClassificationKit
 from training.classification_network import CLASSIFICATION_NETWORKS, classification_network_config
 from training.classification_plan import coarse_fingerprint, plan_classification
 from training.loop import fit
-from training.plan import PATCH_VOXELS_MAX, Fingerprint, ModelTask, Plan, PlanError, Precision, make_plan
+from training.plan import CPU_BUDGET, Fingerprint, ModelTask, Plan, PlanError, Precision, make_plan
 from training.task_kit import TestCase
 
 CPU = torch.device("cpu")
@@ -213,6 +213,7 @@ def test_a_plan_of_the_coarse_fingerprint_covers_the_whole_volume(
     fingerprint = Fingerprint(
         cases=50,
         spacing_mm_RAS=spacing_mm,
+        shape_RAS=shape,
         shape_max_RAS=shape,
         intensity_mean=0.0,
         intensity_std=1.0,
@@ -230,10 +231,10 @@ def test_a_plan_of_the_coarse_fingerprint_covers_the_whole_volume(
             question="pair",
         )
     )
-    assert np.prod(plan.patch_RAS) <= PATCH_VOXELS_MAX
+    assert np.prod(plan.patch_RAS) <= CPU_BUDGET.patch_voxels
     covered_mm, extent_mm = np.multiply(plan.patch_RAS, plan.spacing_mm_RAS), np.multiply(shape, spacing_mm)
     assert (covered_mm >= 0.999 * extent_mm).all()
-    if np.prod(shape) < PATCH_VOXELS_MAX / 2:
+    if np.prod(shape) < CPU_BUDGET.patch_voxels / 2:
         assert coarse.spacing_mm_RAS == spacing_mm
     assert classification_network_config(plan)["out_channels"] == 2
 

@@ -8,7 +8,7 @@ from labeling_protocols.geometry import Geometry, Volume
 from tests.training.drawn import draw, small_plan, turned
 from training.networks import NETWORKS, build_network
 from training.plan import (
-    PATCH_VOXELS_MAX,
+    CPU_BUDGET,
     Fingerprint,
     Normalisation,
     Plan,
@@ -27,6 +27,7 @@ def fingerprint(
     return Fingerprint(
         cases=cases,
         spacing_mm_RAS=spacing,
+        shape_RAS=shape,
         shape_max_RAS=shape,
         intensity_mean=40.0,
         intensity_std=20.0,
@@ -48,7 +49,7 @@ def test_a_small_volume_is_taken_whole() -> None:
 
 def test_a_large_volume_is_cut_to_the_memory_limit_with_edges_the_strides_divide() -> None:
     plan = plan_of(fingerprint((512, 512, 300), (0.7, 0.7, 1.0)))
-    assert 0.4 * PATCH_VOXELS_MAX < np.prod(plan.patch_RAS) <= PATCH_VOXELS_MAX
+    assert 0.4 * CPU_BUDGET.patch_voxels < np.prod(plan.patch_RAS) <= CPU_BUDGET.patch_voxels
     factor = np.prod(plan.strides, axis=0)
     assert all(edge % by == 0 for edge, by in zip(plan.patch_RAS, factor, strict=True))
 
@@ -80,7 +81,7 @@ def test_the_fingerprint_looks_at_axes_in_the_patient_not_in_the_file() -> None:
     assert seen.share == {"ball": np.count_nonzero(label.array_ZYX == 1) / label.array_ZYX.size}
 
 
-def test_the_fingerprint_takes_the_median_spacing_and_the_largest_shape_at_it() -> None:
+def test_the_fingerprint_takes_the_median_spacing_and_the_median_and_largest_shape_at_it() -> None:
     volumes = [
         Volume(
             array_ZYX=np.ones((10, 10, size), dtype=np.float32),
@@ -95,6 +96,7 @@ def test_the_fingerprint_takes_the_median_spacing_and_the_largest_shape_at_it() 
     ]
     seen = take_fingerprint(zip(volumes, volumes, strict=True))
     assert seen.spacing_mm_RAS == (2.0, 1.0, 1.0)
+    assert seen.shape_RAS == (20, 10, 10)
     assert seen.shape_max_RAS == (60, 10, 10)  # 30 voxels of 4 mm
 
 
