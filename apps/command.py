@@ -17,12 +17,15 @@ from rich.table import Table
 
 from apps.account_commands import account_app
 from apps.accounts import Accounts
+from apps.acquisition_commands import score_command
 from apps.change_control_commands import change_control_app
 from apps.console import HERE, SiteOption, console, errors, lines, progress_bar
 from apps.evaluate_command import evaluate
 from apps.import_commands import import_app
+from apps.ingest_command import ingest
 from apps.label_commands import adopt_command, export_app
 from apps.model_commands import models, promote, publish, rollback, verify
+from apps.prelabel_commands import prelabel_command
 from apps.protocol_commands import protocol_app
 from apps.settings import Site, make_site
 from apps.snapshot_commands import snapshot_app
@@ -56,7 +59,10 @@ app.add_typer(snapshot_app, name="snapshot")
 app.add_typer(change_control_app, name="change-control")
 app.command("adopt")(adopt_command)
 app.command("evaluate")(evaluate)
+app.command("ingest")(ingest)
 app.command("tune")(tune_command)
+app.command("prelabel")(prelabel_command)
+app.command("score")(score_command)
 for _command in (models, promote, rollback, verify, publish):
     app.command(_command.__name__)(_command)
 
@@ -123,40 +129,6 @@ def serve(site: SiteOption = HERE) -> None:
     finally:
         context.__exit__(None, None, None)
     lines.print("Stopped.")
-
-
-@app.command()
-def ingest(
-    path: Annotated[Path, typer.Argument(help="A folder of NIfTI or NRRD volumes or DICOM series, or one file.")],
-    protocol: Annotated[str, typer.Option(help="The protocol its cases are labelled under.")],
-    site_name: Annotated[str | None, typer.Option(help="Where the images come from, for evaluation by site.")] = None,
-    strata_file: Annotated[
-        Path | None, typer.Option(help="CSV of scanner, sex and age band of NIfTI and NRRD.")
-    ] = None,
-    site: SiteOption = HERE,
-) -> None:
-    """Bring images in as cases; DICOM headers are de-identified first. Ends with code 1 where anything was refused."""
-    from apps.ingest.folder import ingest as ingest_folder
-
-    opened = Site(site)
-    store = Store(opened.database_url, opened.blobs)
-    with progress_bar() as bar:
-        task = bar.add_task("ingest", total=None)
-        report = ingest_folder(
-            store,
-            opened,
-            path,
-            protocol,
-            progress=lambda done, total: bar.update(task, completed=done, total=total),
-            site_name=site_name,
-            strata_file=strata_file,
-        )
-    store.close()
-    lines.print(f"{len(report.added)} case(s) added, {len(report.known)} known already, {len(report.refused)} refused.")
-    for refusal in report.refused:
-        lines.print(f"  refused {refusal.where}: {refusal.reason}", markup=False)
-    if report.refused:
-        raise typer.Exit(1)
 
 
 @app.command()
@@ -239,6 +211,7 @@ def sample(
 
 def _follow(jobs: "Jobs", job_id: str) -> tuple[str, str]:
     """Show a training job's progress until it ends: its state and what to tell the person."""
+    shown = ""
     with progress_bar() as bar:
         task = bar.add_task("waiting", total=None)
         while True:
@@ -246,9 +219,14 @@ def _follow(jobs: "Jobs", job_id: str) -> tuple[str, str]:
             if job is None:
                 return "ERROR", "The job vanished from the site's job database."
             said = jobs.progress(job_id) or {}
-            bar.update(task, description=str(said.get("stage", "waiting")))
-            if "epoch" in said:
-                bar.update(task, completed=said["epoch"], total=said["epochs"])
+            doing = " ".join(str(said[word]) for word in ("stage", "fold", "model") if word in said) or "waiting"
+            if doing != shown and not console.is_terminal:  # where there is no bar, a log
+                lines.print(doing)
+            shown = doing
+            bar.update(task, description=doing)
+            for counted in ("epoch", "case"):
+                if counted in said:
+                    bar.update(task, completed=said[counted], total=said[f"{counted}s"])
             if not job.active:
                 break
             time.sleep(_FOLLOW_S)
@@ -260,15 +238,20 @@ def _follow(jobs: "Jobs", job_id: str) -> tuple[str, str]:
 def _outcome(result: dict[str, Any]) -> str:
     """What a training came to, in words."""
     released = "passed its gate and is champion" if result["promoted"] else "is kept and not released"
-    value = result["figures"].get(result["principal"])
-    figure = f"{result['principal']} {'not defined' if value is None else f'{value:.3f}'}"
+    principal, folds = result["principal"], result["cross_validation"]
     said = [
-        f"{result['model_version']} {released}: {figure} on {result['cases']} held-out cases,"
-        f" {result['missed']} missed.",
+        f"{result['model_version']} {released}: {_spoken(principal, result['figures'])} on {result['cases']} held-out"
+        f" cases, {result['missed']} missed.",
+        *([f"  cross-validation: {_spoken(principal, folds)} on the cases trained on, by fold."] if folds else []),
         *(f"  gate: {reason}" for reason in result["reasons"]),
         f"MLflow run {result['run_id']}, snapshot {result['snapshot'][:12]}, bundle {result['bundle_sha256'][:12]}.",
     ]
     return "\n".join(said)
+
+
+def _spoken(name: str, figures: dict[str, float | None]) -> str:
+    value = figures.get(name)
+    return f"{name} {'not defined' if value is None else f'{value:.3f}'}"
 
 
 if __name__ == "__main__":

@@ -6,7 +6,7 @@ Files are named by ids of ours. The folder appears whole or not at all, together
 import hashlib
 import json
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from enum import StrEnum
 from pathlib import Path
@@ -224,17 +224,21 @@ class _Writer:
         images = self._folder / "images"
         images.mkdir(exist_ok=True)
         if self._form is not Form.DICOM_SEG:
-            path = images / f"{case.id}.nii.gz"
-            write_durably(path, self._store.blobs.get(case.image))
-            return (path,)
+            further = {f"{case.id}_{name}": of for name, of in zip(case.channels, case.channel_images, strict=True)}
+            paths = []
+            for name, digest in {case.id: case.image, **further}.items():
+                paths.append(images / f"{name}.nii.gz")
+                write_durably(paths[-1], self._store.blobs.get(digest))
+            return tuple(paths)
         from apps.export_dicom import slices
 
         folder = images / case.id
         folder.mkdir()
         copies = []
-        for slice_ in slices(self._site, case):
-            copies.append(folder / slice_.name)
-            write_durably(copies[-1], slice_.read_bytes())
+        for series in (case.series, *case.channel_series):
+            for slice_ in slices(self._site, replace(case, series=series)):
+                copies.append(folder / slice_.name)
+                write_durably(copies[-1], slice_.read_bytes())
         return tuple(copies)
 
     def _hashed(self, files: tuple[Path, ...]) -> dict[str, str]:

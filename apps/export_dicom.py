@@ -1,5 +1,6 @@
 """A label and the case it is of in; a DICOM segmentation of the case's archived series and a report on it out."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,7 +15,7 @@ from labeling_protocols.label import Label
 from labeling_protocols.protocol import Protocol
 from labeling_protocols.pseudonyms import keyed_uid
 from labeling_protocols.records import Case
-from labeling_protocols.series import Series, read_series, scan
+from labeling_protocols.series import read_headers, scan
 
 _SEG_NUMBER = 950
 _SR_NUMBER = 951
@@ -38,22 +39,25 @@ def write_objects(
     The same label of the same case gets the same UIDs each time. Raises `SegError` or `SeriesError`.
     """
     keep_values_out_of_logs()
-    series = read_series(slices(site, case))
+    sources = read_headers(slices(site, case))
     key = (case.id, stem, made.digest)
     files = []
     seg = None
     if label.layers_LZYX.any():
         identity = _identity(site, "", _SEG_NUMBER, key)
-        seg = _segmentation(site, protocol, label, series, identity, made)
+        seg = _segmentation(site, protocol, label, sources, identity, made)
         files.append(_written(seg, folder / f"{stem}.dcm"))
     identity = _identity(site, " report", _SR_NUMBER, key)
-    report = sr_of_label(label, seg, series.sources, protocol, identity, _observers(site, protocol, made))
+    report = sr_of_label(label, seg, sources, protocol, identity, _observers(site, protocol, made))
     files.append(_written(report, folder / f"{stem}_sr.dcm"))
     return tuple(files)
 
 
 def slices(site: Site, case: Case) -> tuple[Path, ...]:
-    """The files of the series a case came from; raises `SegError` where it came from none."""
+    """The files of the series a case came from, headers alone where its pixels lie elsewhere.
+
+    Raises `SegError` where it came from none.
+    """
     if case.series is None:
         raise SegError("it did not come from DICOM, so there is no series that a segmentation could refer to")
     found = scan(site.folder("archive") / case.series)
@@ -63,7 +67,7 @@ def slices(site: Site, case: Case) -> tuple[Path, ...]:
 
 
 def _segmentation(
-    site: Site, protocol: Protocol, label: Label, series: Series, identity: ObjectIdentity, made: Made
+    site: Site, protocol: Protocol, label: Label, sources: Sequence[Dataset], identity: ObjectIdentity, made: Made
 ) -> Dataset:
     algorithm = None
     if made.prelabel_model is not None:
@@ -71,7 +75,7 @@ def _segmentation(
         device_uid = keyed_uid(site.secret, "device", made.prelabel_model)
         algorithm = Algorithm(name=name or made.prelabel_model, version=version or "unknown", device_uid=device_uid)
     creator = made.people[-1] if made.people else "Consensus"
-    return seg_from_label(label, series.sources, protocol, identity, algorithm=algorithm, creator=creator)
+    return seg_from_label(label, sources, protocol, identity, algorithm=algorithm, creator=creator)
 
 
 def _observers(site: Site, protocol: Protocol, made: Made) -> list[Observer]:

@@ -19,21 +19,26 @@ from apps.settings import Site
 # One queue for what needs the accelerator for long, one for studies that people wait for.
 TRAINING_QUEUE = "training"
 INFERENCE_QUEUE = "inference"
+# Long as well, and in nobody's way: a worklist that is prelabelled must hold up neither a training nor a study.
+PRELABELLING_QUEUE = "prelabelling"
+SCORING_QUEUE = "scoring"  # of the cases that wait for readers
 
 _ACTIVE = ["ENQUEUED", "PENDING", "DELAYED"]
+_PAUSED = "paused"  # the attribute that tells a job that waits to be resumed from one that was cancelled
 # Jobs outlive releases: recovery is by name and arguments, so a new release takes over what an old one left.
 _APPLICATION_VERSION = "overread-1"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Job:
-    """`state` is DBOS's: ENQUEUED, PENDING, SUCCESS, ERROR, CANCELLED, …"""
+    """`state` is DBOS's: ENQUEUED, PENDING, SUCCESS, ERROR, CANCELLED, …; a paused job is CANCELLED and `paused`."""
 
     id: str
     name: str
     state: str
     error: str | None
     result: Any
+    paused: bool = False
 
     @property
     def active(self) -> bool:
@@ -75,6 +80,20 @@ class Jobs:
     def cancel(self, job_id: str) -> None:
         self._client.cancel_workflow(job_id)
 
+    def pause(self, job_id: str) -> None:
+        """Stop a job before its next step; `resume` goes on with that step."""
+        self._client.update_workflow_attributes(job_id, {_PAUSED: True})
+        self._client.cancel_workflow(job_id)
+
+    def resume(self, job_id: str, queue: str) -> None:
+        """Put a paused job back into its queue."""
+        self._client.update_workflow_attributes(job_id, None)
+        self._client.resume_workflow(job_id, queue_name=queue)
+
+    def end_paused(self, job_id: str) -> None:
+        """Make a paused job a cancelled one."""
+        self._client.update_workflow_attributes(job_id, None)
+
     def progress(self, job_id: str) -> Any:
         """What the job last said with `report_progress`, or None."""
         return self._client.get_event(job_id, "progress", timeout_seconds=0)
@@ -87,6 +106,7 @@ class Jobs:
                 state=w.status,
                 error=str(w.error) if w.error else None,
                 result=w.output,
+                paused=w.status == "CANCELLED" and bool((w.attributes or {}).get(_PAUSED)),
             )
             for w in self._client.list_workflows(**filters)
         ]
@@ -109,6 +129,8 @@ def launch_worker(site: Site, register: Callable[[Site], None]) -> None:
     DBOS.launch()
     DBOS.register_queue(TRAINING_QUEUE, worker_concurrency=1)
     DBOS.register_queue(INFERENCE_QUEUE, worker_concurrency=1)
+    DBOS.register_queue(PRELABELLING_QUEUE, worker_concurrency=1)
+    DBOS.register_queue(SCORING_QUEUE, worker_concurrency=1)
 
 
 @contextlib.contextmanager

@@ -16,7 +16,7 @@ FORM_FIELDS_MAX = 32
 FORM_FIELD_BYTES_MAX = 4 << 20
 
 _SMALL = 1 << 20
-_UPLOADS = ("/datastore/label", "/infer/", "/session/")
+_UPLOADS = ("/datastore/label", "/infer/", "/session/", "/ohif/cases/")
 _WITH_BODY = frozenset({"POST", "PUT", "PATCH", "DELETE"})
 
 

@@ -68,17 +68,23 @@ def promote(
         else:
             champion = registry.promote(protocol, number, registry.gate_report(version))
         _released(store, champion, overridden=overridden)
+        job = _scoring(opened, store, protocol, task)
     lines.print(f"Champion is now {champion.name}.")
+    if job:
+        lines.print(f"Job {job} has it look at the cases that wait for readers.")
     if champion.override:
         lines.print(f"It did not pass its gate: {champion.override}.", markup=False)
 
 
 def rollback(protocol: ProtocolArgument, task: TaskOption = _SEGMENTATION, site: SiteOption = HERE) -> None:
     """Make the champion before the present one champion again."""
-    with _opened(site) as (_, store, registry):
+    with _opened(site) as (opened, store, registry):
         champion = registry.rollback(protocol, task)
         _released(store, champion, rolled_back=True)
+        job = _scoring(opened, store, protocol, task)
     lines.print(f"Champion is now {champion.name}.")
+    if job:
+        lines.print(f"Job {job} has it look at the cases that wait for readers.")
 
 
 def verify(
@@ -146,6 +152,13 @@ def _override(site: Site, store: Store, registry: "Registry", version: "ModelVer
         signers.append(Signer(name=name, password=typer.prompt("Password", hide_input=True)))
     accounts = Accounts(store, site)
     return override(store, accounts, registry, version, signers, reason, signing_key=site.signing_key)
+
+
+def _scoring(site: Site, store: Store, protocol: str, task: str) -> str | None:
+    """The job that puts the waiting cases in the order of the new champion; None where nothing is to be done."""
+    from apps.acquisition_start import champion_moved
+
+    return champion_moved(site, store, protocol) if task == _SEGMENTATION else None
 
 
 def _released(store: Store, champion: "ModelVersion", **how: bool) -> None:

@@ -14,6 +14,7 @@ from pydantic.dataclasses import dataclass
 
 from labeling_protocols.blobs import Blobs, make_blobs, write_durably
 from labeling_protocols.engine import parse_url
+from labeling_protocols.protocol_parts import AcquisitionStrategy
 from labeling_protocols.records import Role
 
 _STRICT = ConfigDict(extra="forbid")
@@ -50,10 +51,32 @@ quiet_seconds = 5.0       # a series is complete when no slice came for this lon
 device = "auto"  # auto, cpu or cuda
 # processes = 1  # that train one model together: as many as this machine has GPUs
 
+# [inference]  # of the models that viewers ask
+# at_once = 1              # on a device; more wait, and see their place at /infer/queue
+# waiting_max = 32         # more are turned away
+# timeout_seconds = 600    # of waiting and work together
+# image_memory_mb = 2048   # of decoded and prepared images and answers, which are kept for the next request
+
+# [acquisition]  # which case comes next, where a protocol does not say it
+# strategy = "foreground_random"  # `overread score --strategies` lists them
+# views = 4                       # how often the champion looks at each case to see how sure it is
+
 # Where reads are kept; left out, a SQLite file and a folder of this site.
 # [store]
 # database = "postgresql://overread@db.example.org/overread"  # the password: PGPASSWORD, ~/.pgpass or ?passfile=PATH
 # blobs = "s3://bucket/overread"  # a folder, or any store fsspec knows; what it asks for comes from the environment
+
+# Where DICOM images lie. Left out: de-identified, in this site's `archive` folder. `overread ingest --from-archive`
+# also makes cases of series in a DICOMweb server and leaves their pixels there: their headers are kept here without
+# identifiers, and of what the server sends readers see only pixels. It may be a clinical one; what is no case here
+# stays unseen.
+# [archive]
+# url = "https://pacs.example.org/dicom-web"  # Orthanc's ends with /dicom-web/
+# username = "overread"                       # its password: OVERREAD_ARCHIVE_PASSWORD in the environment, or
+# password_file = "keys/archive.password"     # a file in the site's folder
+# token_file = "keys/archive.token"           # or OVERREAD_ARCHIVE_TOKEN, for servers that take a bearer token instead
+# ca_file = "keys/archive-ca.pem"             # where its certificate is not signed by an authority of this machine
+# timeout_seconds = 30                        # until the server answers, and between two pieces of an answer
 
 # [accounts]
 # token_minutes = 60    # how long a token lives; viewers and browsers renew theirs
@@ -119,11 +142,41 @@ class Training:
 
 
 @dataclass(frozen=True, kw_only=True, config=_STRICT)
+class InferenceSettings:
+    """How many inferences of viewers run and wait, and how much of their images is kept for the next."""
+
+    at_once: Annotated[int, Field(ge=1, le=16)] = 1
+    waiting_max: Annotated[int, Field(ge=0)] = 32
+    timeout_seconds: Annotated[float, Field(gt=0)] = 600.0
+    image_memory_mb: Annotated[int, Field(ge=0)] = 2048
+
+
+@dataclass(frozen=True, kw_only=True, config=_STRICT)
+class AcquisitionSettings:
+    """How waiting cases are put in order, where their protocol does not say; `views` are the champion's of each."""
+
+    strategy: AcquisitionStrategy = AcquisitionStrategy.FOREGROUND_RANDOM
+    views: Annotated[int, Field(ge=1, le=64)] = 4
+
+
+@dataclass(frozen=True, kw_only=True, config=_STRICT)
 class StoreSettings:
     """The database's URL and the blobs' folder or URL; empty for those in the site's folder."""
 
     database: str = ""
     blobs: str = ""
+
+
+@dataclass(frozen=True, kw_only=True, config=_STRICT)
+class ArchiveSettings:
+    """A DICOMweb server beside the site's own archive, none where `url` is empty; files lie in the site's folder."""
+
+    url: Annotated[str, Field(pattern=r"^(https?://[^/?#\s]+(/[^?#\s]*)?)?$")] = ""
+    username: str = ""
+    password_file: str = ""
+    token_file: str = ""
+    ca_file: str = ""
+    timeout_seconds: Annotated[float, Field(gt=0, le=600)] = 30.0
 
 
 @dataclass(frozen=True, kw_only=True, config=_STRICT)
@@ -163,7 +216,10 @@ class Config:
     mlflow: MLflow = MLflow()
     dicom: Dicom = Dicom()
     training: Training = Training()
+    inference: InferenceSettings = InferenceSettings()
+    acquisition: AcquisitionSettings = AcquisitionSettings()
     store: StoreSettings = StoreSettings()
+    archive: ArchiveSettings = ArchiveSettings()
     accounts: AccountSettings = AccountSettings()
     oidc: ProviderSettings | None = None
 
@@ -253,11 +309,21 @@ def _read_config(path: Path) -> Config:
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise SiteError(f"{path} is not valid TOML: {error}") from error
     except ValidationError as error:
-        reasons = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}, found {e['input']!r}" for e in error.errors())
+        reasons = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}{_found(e['input'])}" for e in error.errors())
         raise SiteError(f"{path}: {reasons}") from error
+    if "@" in config.archive.url:
+        raise SiteError(
+            f"{path}: archive.url holds a name or password, which everybody who may read settings would see; give the"
+            " name in username, the password in OVERREAD_ARCHIVE_PASSWORD or in a file named by password_file."
+        )
     if config.store.database and parse_url(config.store.database).password is not None:
         raise SiteError(
             f"{path}: store.database holds a password, which everybody who may read settings would see;"
             " give it in PGPASSWORD, in ~/.pgpass or in a file named by ?passfile=PATH."
         )
     return config
+
+
+def _found(value: object) -> str:
+    """What was found, unless it may hold a password."""
+    return "" if "@" in str(value) else f", found {value!r}"

@@ -35,17 +35,22 @@ import apps.review.pages  # noqa: E402
 from apps.accounts import AccountError, Accounts, OneTimePasswordError, TokenError  # noqa: E402
 from apps.addresses import AddressError  # noqa: E402
 from apps.annotation.calling import NobodyError  # noqa: E402
-from apps.annotation.dicomweb import Archive  # noqa: E402
+from apps.annotation.dicomweb import MonaiLabelPaths  # noqa: E402
 from apps.annotation.edits import EditError  # noqa: E402
-from apps.annotation.inference_queue import BusyError, InferenceQueue  # noqa: E402
+from apps.annotation.inference_queue import BusyError, InferenceQueue, TooLongError  # noqa: E402
 from apps.annotation.main import OverreadApp  # noqa: E402
 from apps.annotation.saving import VersionError  # noqa: E402
 from apps.annotation.sessions import Sessions  # noqa: E402
+from apps.annotation.strategy import StrategyError  # noqa: E402
 from apps.annotation.visible import RefusedError  # noqa: E402
+from apps.archive import Archive  # noqa: E402
 from apps.assets import AssetsMissingError  # noqa: E402
 from apps.door import Door, TooManyTriesError  # noqa: E402
 from apps.identity import Identities, IdentityMiddleware  # noqa: E402
 from apps.limits import FORM_FIELD_BYTES_MAX, FORM_FIELDS_MAX, FORM_FILES_MAX, BodyLimit  # noqa: E402
+from apps.pacs import PacsError, PacsTimeoutError, pacs_of  # noqa: E402
+from apps.pacs_links import LinkError  # noqa: E402
+from apps.prelabel_job import PrelabellingError  # noqa: E402
 from apps.provider_accounts import NoRoleError  # noqa: E402
 from apps.provider_keys import ProviderUnreachableError  # noqa: E402
 from apps.provider_sign_in import provider_sign_in  # noqa: E402
@@ -53,13 +58,16 @@ from apps.review.disputes import OwnCaseError  # noqa: E402
 from apps.review.frame import error_page, sign_in_address, wants_page  # noqa: E402
 from apps.review.remembered import Remembered  # noqa: E402
 from apps.settings import Site  # noqa: E402
+from labeling_protocols.channels import ChannelsError  # noqa: E402
 from labeling_protocols.disputes import DisputeError  # noqa: E402
 from labeling_protocols.reviews import ReviewError  # noqa: E402
 from labeling_protocols.store import LabelError, SeatError, Store, UnknownError  # noqa: E402
 from labeling_protocols.volumes import UnreadableVolumeError  # noqa: E402
 from labeling_protocols.worklist import WorklistError  # noqa: E402
 from training.bundle import BundleError  # noqa: E402
+from training.clicks import ClickError  # noqa: E402
 from training.registry import NoChampionError  # noqa: E402
+from training.stopping import InferenceStopped  # noqa: E402
 
 # What an error of ours is on the wire; its message is the answer.
 _STATUS: dict[type[Exception], int] = {
@@ -69,9 +77,13 @@ _STATUS: dict[type[Exception], int] = {
     VersionError: 409,
     EditError: 409,
     WorklistError: 409,
+    StrategyError: 409,
     ReviewError: 422,
     LabelError: 422,
+    PrelabellingError: 422,
+    ChannelsError: 422,
     UnreadableVolumeError: 422,
+    ClickError: 422,
     SeatError: 403,
     RefusedError: 403,
     OwnCaseError: 403,
@@ -83,7 +95,12 @@ _STATUS: dict[type[Exception], int] = {
     AccountError: 409,
     AddressError: 404,
     ProviderUnreachableError: 503,
+    PacsError: 502,
+    PacsTimeoutError: 504,
+    LinkError: 503,
     BusyError: 503,
+    TooLongError: 504,
+    InferenceStopped: 499,  # as nginx says that a client went away
     AssetsMissingError: 503,
     BundleError: 503,
 }
@@ -98,11 +115,12 @@ def create_app(site: Site) -> FastAPI:
     """The ASGI application of a site; its store, jobs and index are opened now and closed at shutdown."""
     store = Store(site.database_url, site.blobs)
     annotation = OverreadApp(str(Path(apps.annotation.server.__file__).parent), str(site.root), {}, store)
-    archive = Archive(site.folder("archive"))
+    archive = Archive(site.folder("archive"), site.secret, pacs_of(site))
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         yield
+        app.state.inference.close()
         archive.close()
         annotation.close()
 
@@ -127,7 +145,10 @@ def create_app(site: Site) -> FastAPI:
     app.state.annotation = annotation
     app.state.archive = archive
     app.state.sessions = Sessions(site.folder("sessions"))
-    app.state.inference = InferenceQueue()
+    queue = site.config.inference
+    app.state.inference = InferenceQueue(
+        at_once=queue.at_once, waiting_max=queue.waiting_max, timeout_s=queue.timeout_seconds
+    )
     app.state.remembered = Remembered()
     for module in (apps.review.pages, apps.review.api, apps.annotation.server, apps.annotation.dicomweb):
         app.include_router(module.router)
@@ -135,6 +156,7 @@ def create_app(site: Site) -> FastAPI:
     app.add_api_route("/healthz", _healthy, methods=["GET"])
     app.add_api_route("/openapi.json", _openapi, methods=["GET"], include_in_schema=False)
     _answer_errors(app)
+    app.add_middleware(MonaiLabelPaths)
     app.add_middleware(BodyLimit, upload_max_mb=site.config.web.upload_max_mb)
     app.add_middleware(IdentityMiddleware)
     return app

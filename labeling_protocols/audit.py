@@ -30,6 +30,7 @@ class Action(StrEnum):
     PROTOCOL_ADDED = "protocol added"
     CASE_ADDED = "case added"
     STRATA_LEARNED = "strata learned"
+    CHANNELS_ADDED = "channels added"
     CASES_RANKED = "cases ranked"
     CALIBRATION_SET = "calibration set"
     SEAT_CLAIMED = "seat claimed"

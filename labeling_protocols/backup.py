@@ -28,7 +28,7 @@ from labeling_protocols.engine import make_engine, snapshot, upgrade
 from labeling_protocols.store import Store
 
 _FORMAT = 1
-_MADE_AGAIN = frozenset({"cache", "logs", "sessions"})  # folders of a site that need no backup
+_MADE_AGAIN = frozenset({"cache", "incoming", "logs", "sessions"})  # folders of a site that need no backup
 _SQLITE = b"SQLite format 3\0"
 _BATCH = 1000  # rows
 

@@ -29,9 +29,12 @@ _BLOBS = (
 
 def referenced_blobs(connection: sa.Connection) -> set[str]:
     """The digest of every blob that a row refers to."""
-    return {
+    found = {
         digest for column in _BLOBS for digest in connection.execute(sa.select(column).distinct()).scalars() if digest
     }
+    channels = schema.cases.c.channels
+    of_cases = connection.execute(sa.select(channels).where(channels.isnot(None))).scalars()
+    return found | {channel["image"] for one in of_cases for channel in one}
 
 
 class Contents:

@@ -15,7 +15,14 @@ from pydicom import Dataset
 from pydicom.sr.codedict import codes
 from pydicom.sr.coding import Code as DicomCode
 
-from labeling_protocols.dicom_seg import MANUFACTURER, ObjectIdentity, as_evidence, dicom_code, tracking_uid
+from labeling_protocols.dicom_seg import (
+    MANUFACTURER,
+    ObjectIdentity,
+    as_evidence,
+    dicom_code,
+    drawn_segments,
+    tracking_uid,
+)
 from labeling_protocols.dicom_sr import FINDINGS_SUMMARY, PROCEDURE, WITHOUT_FINDINGS, finding_sites, volume_ml
 from labeling_protocols.label import Answer, Box, Label, Point
 from labeling_protocols.protocol import Protocol, Structure, Task
@@ -140,9 +147,7 @@ def _observer(observer: Observer) -> hd.sr.ObserverContext:
 
 def _groups(drawn: _Drawn, protocol: Protocol) -> Iterator[_Group]:
     """What was found of each structure, or that it was not."""
-    segments = (
-        {str(s.TrackingID): int(s.SegmentNumber) for s in drawn.seg.SegmentSequence} if drawn.seg is not None else {}
-    )
+    segments = drawn_segments(drawn.seg) if drawn.seg is not None else {}
     for structure in protocol.structures:
         boxes = [box for box in drawn.label.boxes if box.structure == structure.name]
         points = [point for point in drawn.label.points if point.structure == structure.name]

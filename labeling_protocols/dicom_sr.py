@@ -17,6 +17,7 @@ from labeling_protocols.dicom_seg import (
     ObjectIdentity,
     as_evidence,
     dicom_code,
+    drawn_segments,
     equipment,
     tracking_uid,
 )
@@ -46,7 +47,7 @@ def sr_from_label(
 
     `seg` is None where the label is empty. Tracking identifiers are the structures' names.
     """
-    segments = {str(s.TrackingID): int(s.SegmentNumber) for s in seg.SegmentSequence} if seg is not None else {}
+    segments = drawn_segments(seg) if seg is not None else {}
     groups = [
         _measured(structure, segments[structure.name], label, seg, sources, algorithm)
         if seg is not None and structure.name in segments

@@ -11,21 +11,26 @@ from typing import Any
 import sqlalchemy as sa
 
 from labeling_protocols import schema
-from labeling_protocols.records import Outcome, Returned
 from labeling_protocols.saving import Asked
 from labeling_protocols.seats import add_place, claim, groups_of
+from labeling_protocols.strategy_offers import next_of_order, note_offer
+from labeling_protocols.takeable import FREE, REOPENED, declined, takeable
+
+__all__ = ["FREE", "START", "take_next"]
 
 START = (-sys.float_info.max, "")
 _END = (sys.float_info.max, "")
 _GROUPS_MAX = 255
 _seats, _cases = schema.seats, schema.cases
-# A literal, not a parameter: the partial index is used only where the database sees the very condition.
-FREE = _seats.c.state == sa.literal_column("'free'")
-_REOPENED = _seats.c.reopened == sa.true()
 
 
-def take_next(connection: sa.Connection, asked: Asked, reader: str, at: datetime, lease: timedelta) -> str | None:
-    """Claim the first seat this reader may take, or a calibration case where one is due."""
+def take_next(
+    connection: sa.Connection, asked: Asked, reader: str, at: datetime, lease: timedelta, strategy: str = ""
+) -> str | None:
+    """Claim the first seat this reader may take, or a calibration case where one is due.
+
+    First is what comes first in a strategy's order; in the worklist's own without one, and after a strategy's end.
+    """
     name, groups = asked.protocol.name, groups_of(connection, reader)
     known_groups = _short(groups)
     table = schema.worklists
@@ -39,9 +44,16 @@ def take_next(connection: sa.Connection, asked: Asked, reader: str, at: datetime
     if every is not None and since_calibration >= every:
         case = _unread_calibration(connection, asked, reader)
         if case is not None:
+            note_offer(connection, asked, reader, case.id, strategy, at)
             add_place(connection, case, asked.since_version, reader, at, lease)
             connection.execute(sa.update(table).where(mine).values(since_calibration=0))
             return str(case.id)
+    chosen = next_of_order(connection, asked, reader, groups, strategy) if strategy else None
+    if chosen is not None:
+        connection.execute(sa.update(table).where(mine).values(since_calibration=since_calibration + 1))
+        note_offer(connection, asked, reader, chosen.case, strategy, at)
+        claim(connection, chosen, reader, at, lease)
+        return str(chosen.case)
     start = (place.rank, place.case) if place is not None and begun else START
     next_in_order = _first_free(connection, asked, reader, groups, start)
     reopened = _first_free(connection, asked, reader, groups, START, reopened=True)
@@ -53,6 +65,7 @@ def take_next(connection: sa.Connection, asked: Asked, reader: str, at: datetime
     )
     if seat is None:
         return None
+    note_offer(connection, asked, reader, seat.case, "", at)
     claim(connection, seat, reader, at, lease)
     return str(seat.case)
 
@@ -69,21 +82,7 @@ def _first_free(
     """The first free seat of a group the reader belongs to, on a case he has no seat on and did not give back.
 
     `reopened` looks among the seats that somebody had before: few, and not in the order of a worklist's place.
-
-    A finished case can have a free seat: one more read came than was asked for, or it was settled before more were.
-    One that has been read and is open again waits for further readers.
     """
-    his = schema.seats.alias()
-    taken = sa.exists().where(
-        his.c.case == _seats.c.case, his.c.since_version == _seats.c.since_version, his.c.reader == reader
-    )
-    finished = sa.exists().where(
-        _cases.c.id == _seats.c.case,
-        sa.or_(
-            sa.and_(_cases.c.reads >= asked.protocol.readers_per_case, _cases.c.outcome != Outcome.OPEN),
-            _cases.c.outcome == Outcome.SETTLED,
-        ),
-    )
     found: list[Any] = []
     for group in ("", *groups):
         query = (
@@ -93,10 +92,8 @@ def _first_free(
                 _seats.c.since_version == asked.since_version,
                 _seats.c.group == group,
                 FREE,
-                _REOPENED if reopened else sa.tuple_(_seats.c.rank, _seats.c.case) >= sa.tuple_(*start),
-                ~taken,
-                ~_declined(reader, _seats.c.case),
-                ~finished,
+                REOPENED if reopened else sa.tuple_(_seats.c.rank, _seats.c.case) >= sa.tuple_(*start),
+                *takeable(asked, reader),
             )
             .order_by(_seats.c.rank, _seats.c.case)
             .limit(1)
@@ -115,12 +112,6 @@ def _short(groups: tuple[str, ...]) -> str:
     return text if len(text) <= _GROUPS_MAX else hashlib.sha256(text.encode()).hexdigest()
 
 
-def _declined(reader: str, case: sa.ColumnElement[str]) -> sa.ColumnElement[bool]:
-    """Whether a person, the reader himself or an administrator, took the case from this reader."""
-    returned = schema.returned_seats
-    return sa.exists().where(returned.c.case == case, returned.c.reader == reader, returned.c.why != Returned.LAPSED)
-
-
 def _unread_calibration(connection: sa.Connection, asked: Asked, reader: str) -> Any:
     seat = sa.exists().where(
         _seats.c.case == _cases.c.id, _seats.c.since_version == asked.since_version, _seats.c.reader == reader
@@ -129,6 +120,6 @@ def _unread_calibration(connection: sa.Connection, asked: Asked, reader: str) ->
         _cases.c.protocol == asked.protocol.name,
         _cases.c.known_truth.isnot(None),
         ~seat,
-        ~_declined(reader, _cases.c.id),
+        ~declined(reader, _cases.c.id),
     )
     return connection.execute(query.order_by(_cases.c.rank, _cases.c.id).limit(1)).first()

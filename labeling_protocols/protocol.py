@@ -11,10 +11,12 @@ from pydantic.dataclasses import dataclass
 
 from labeling_protocols.protocol_parts import (
     STRICT,
+    Acquisition,
     AdjudicationRule,
     AgreementLimits,
     Blinding,
     Calibration,
+    ChannelName,
     Code,
     Consensus,
     GateLimits,
@@ -65,6 +67,9 @@ class Protocol:
     title: str
     modality: tuple[str, ...]
     """DICOM modalities (PS3.3 C.7.3.1.1.1) whose series are labelled, such as CT or MR."""
+    channels: tuple[ChannelName, ...] = ()
+    """Registered images of one study that make a case together, such as T1 and FLAIR: labels lie on the first one's
+    grid, and viewers open that. One image, where it is left out."""
     body_part: Code
     """Anatomic region (DICOM PS3.16 CID 4)."""
     structures: Annotated[tuple[Structure, ...], Field(min_length=1)]
@@ -82,6 +87,8 @@ class Protocol:
     prelabels: PrelabelPolicy = PrelabelPolicy.ALWAYS
     blinding: Blinding = Blinding()
     calibration: Calibration | None = None
+    acquisition: Acquisition | None = None
+    """Which case comes next; as the site's settings say, where it is left out."""
     agreement: Mapping[str, AgreementLimits]
     """When two reads agree, by structure."""
     consensus: Consensus
@@ -161,6 +168,7 @@ def _problems(protocol: Protocol) -> Iterator[str]:
     names = [structure.name for structure in protocol.structures]
     outlined = [structure.name for structure in protocol.outlined]
     questions = [question.name for question in protocol.questions]
+    yield from _used_once("channels", "name", list(protocol.channels))
     yield from _used_once("structures", "name", names)
     yield from _used_once("structures", "value", [str(structure.value) for structure in protocol.structures])
     yield from _used_once("questions", "name", questions)

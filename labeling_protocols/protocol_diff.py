@@ -56,13 +56,17 @@ def _changes(old: Protocol, new: Protocol) -> Iterator[Change]:
         return
     yield from _fields(old, new, ("title",), _WORDS_ONLY)
     yield from _fields(old, new, ("modality",), "it holds for images that come from now on, cases and reads stay")
+    lacking = "cases without them are not trained with until their images come in again, reads stay"
+    yield from _fields(old, new, ("channels",), lacking)
     yield from _fields(old, new, ("body_part",), "new DICOM objects carry it, reads stay")
     yield from _structures(old, new)
     yield from _questions(old, new)
     yield from _overlaps(old, new)
     yield from _emptiness(old, new)
     yield from _readers(old, new)
-    yield from _fields(old, new, ("seat_lease_minutes", "prelabels", "blinding", "calibration"), _FROM_NOW)
+    yield from _fields(
+        old, new, ("seat_lease_minutes", "prelabels", "blinding", "calibration", "acquisition"), _FROM_NOW
+    )
     yield from _agreement(old, new)
     yield from _fields(old, new, ("consensus",), "truths are computed again, reads stay")
     yield from _fields(old, new, ("adjudication",), "it holds for disputes that are open, decisions and reads stay")

@@ -15,6 +15,7 @@ NAME_PATTERN = r"^[a-z][a-z0-9_]{0,40}$"
 STRICT = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False, use_attribute_docstrings=True)
 
 Name = Annotated[str, Field(pattern=NAME_PATTERN)]
+ChannelName = Annotated[str, Field(pattern=r"^[A-Za-z][A-Za-z0-9_-]{0,15}$")]
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Millimetres = Annotated[float, Field(gt=0)]
 _UNIQUE = {"uniqueItems": True}
@@ -65,6 +66,22 @@ class PrelabelPolicy(StrEnum):
     ALWAYS = "always"
     AFTER_FIRST_PASS = "after_first_pass"  # noqa: S105  a pass over the images
     NEVER = "never"
+
+
+class AcquisitionStrategy(StrEnum):
+    """What puts the cases that wait for readers in their order (`training/acquisition.py`)."""
+
+    FOREGROUND_RANDOM = "foreground_random"
+    RANDOM = "random"
+    SEQUENTIAL = "sequential"
+    PREDICTIVE_ENTROPY = "predictive_entropy"
+    BALD = "bald"
+    ENSEMBLE_DISAGREEMENT = "ensemble_disagreement"
+    CLASP_PE = "clasp_pe"
+    K_CENTRE = "k_centre"
+    TYPICALITY = "typicality"
+    READER_DISAGREEMENT = "reader_disagreement"
+    HYBRID = "hybrid"
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
@@ -221,6 +238,13 @@ class Calibration:
     """One calibration case after so many others."""
     limits: Mapping[str, AgreementLimits] | None = None
     """What a reader should reach against the known truth; the protocol's agreement limits where it is left out."""
+
+
+@dataclass(frozen=True, kw_only=True, config=STRICT)
+class Acquisition:
+    """How the cases that wait for readers are put in their order, each time there is a new champion."""
+
+    strategy: AcquisitionStrategy
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)

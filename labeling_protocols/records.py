@@ -1,5 +1,6 @@
 """What the store holds, as frozen values: cases, seats, reads, prelabels, disputes, adjudications and truths."""
 
+import hashlib
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -41,7 +42,9 @@ class Case:
     `patient` is the site's pseudonym; `image` the digest of a .nii.gz blob with the voxels and a bare header;
     `series` the de-identified DICOM Series Instance UID where the case came from DICOM. `known_truth`, the digest of a
     label, makes it a calibration case: every reader reads it, and it never becomes truth or dispute. `strata` is what
-    evaluation is broken down by.
+    evaluation is broken down by. `channels` names further images of the same grid, registered with this one,
+    `channel_images` and `channel_series` are their digests and series; `resampled` names those that lay on another
+    grid before.
     """
 
     id: str
@@ -54,6 +57,22 @@ class Case:
     created: datetime
     known_truth: str | None = None
     strata: Strata = field(default_factory=Strata)
+    channels: tuple[str, ...] = ()
+    channel_images: tuple[str, ...] = ()
+    channel_series: tuple[str | None, ...] = ()
+    resampled: tuple[str, ...] = ()
+
+    @property
+    def images(self) -> tuple[str, ...]:
+        """The digests of all channels, the first first."""
+        return (self.image, *self.channel_images)
+
+    @property
+    def digest(self) -> str:
+        """What names all that there is to see of the case: the image's digest where it has one."""
+        if not self.channel_images:
+            return self.image
+        return hashlib.sha256("/".join(self.images).encode()).hexdigest()
 
 
 class Outcome(StrEnum):

@@ -87,6 +87,10 @@ def case_of(row: Any) -> Case:
     return Case(
         geometry=Geometry.from_json(row.geometry),
         strata=Strata.from_json(row.strata),
+        channels=tuple(channel["name"] for channel in row.channels or ()),
+        channel_images=tuple(channel["image"] for channel in row.channels or ()),
+        channel_series=tuple(channel["series"] for channel in row.channels or ()),
+        resampled=tuple(channel["name"] for channel in row.channels or () if channel["resampled"]),
         **{name: getattr(row, name) for name in _CASE_COLUMNS},
     )
 

@@ -83,7 +83,8 @@ protocols = Table(
 )
 
 # `rank` orders a worklist, lowest first; `known_truth` makes a calibration case; `strata` is what evaluation is broken
-# down by, NULL where nothing is known. `reads`, `outcome` and `severity` are
+# down by, NULL where nothing is known; `channels` are further images, NULL where there are none: their name, image,
+# series and whether they were resampled. `reads`, `outcome` and `severity` are
 # caches over the reads, verdicts and adjudications of the case, moved in the transaction that changes those.
 cases = Table(
     "cases",
@@ -102,6 +103,7 @@ cases = Table(
     Column("outcome", String(16), nullable=False, default="open"),
     Column("severity", Float, nullable=False, default=0.0),
     Column("strata", JSON(none_as_null=True)),
+    Column("channels", JSON(none_as_null=True)),
     UniqueConstraint("protocol", "image"),
 )
 Index("ix_cases_outcome", cases.c.protocol, cases.c.outcome, cases.c.severity)
@@ -223,6 +225,64 @@ worklists = Table(
     Column("case", String(32)),
     Column("groups", String(255), nullable=False, default=""),
     Column("since_calibration", Integer, nullable=False, default=0),
+)
+
+# The numbers that a model left of each case, for strategies to order cases by; can be computed anew from its bundle.
+case_summaries = Table(
+    "case_summaries",
+    metadata,
+    Column("case", ForeignKey("cases.id"), primary_key=True),
+    Column("model", String(128), primary_key=True),
+    Column("content", JSON, nullable=False),
+    Column("created", _MOMENT, nullable=False),
+)
+
+# Each strategy's newest order of a protocol's cases, `place` from 0; `model` is empty where there was no champion.
+case_scores = Table(
+    "case_scores",
+    metadata,
+    Column("protocol", String(64), primary_key=True),
+    Column("strategy", String(32), primary_key=True),
+    Column("case", ForeignKey("cases.id"), primary_key=True),
+    Column("place", Integer, nullable=False),
+    Column("model", String(128), nullable=False),
+    Column("score", Float, nullable=False),
+    Column("why", Text, nullable=False),
+    Column("created", _MOMENT, nullable=False),
+)
+Index("ix_case_scores_place", case_scores.c.protocol, case_scores.c.strategy, case_scores.c.place)
+
+# Which strategy the ranks of a protocol's cases are from; no row where an administrator gave them, or nobody did.
+worklist_orders = Table(
+    "worklist_orders",
+    metadata,
+    Column("protocol", String(64), primary_key=True),
+    Column("strategy", String(32), nullable=False),
+    Column("model", String(128), nullable=False),
+    Column("created", _MOMENT, nullable=False),
+)
+
+# Where a reader stands in a strategy's order, as `worklists` says it of the ranks; `basis` is what that rests on.
+strategy_places = Table(
+    "strategy_places",
+    metadata,
+    Column("protocol", String(64), primary_key=True),
+    Column("strategy", String(32), primary_key=True),
+    Column("reader", ForeignKey("accounts.id"), primary_key=True),
+    Column("place", Integer, nullable=False),
+    Column("basis", String(255), nullable=False),
+)
+
+# By which strategy a reader was last given a case, and why that chose it then.
+offers = Table(
+    "offers",
+    metadata,
+    Column("case", ForeignKey("cases.id"), primary_key=True),
+    Column("reader", ForeignKey("accounts.id"), primary_key=True),
+    Column("strategy", String(32), nullable=False),
+    Column("model", String(128), nullable=False),
+    Column("why", Text, nullable=False),
+    Column("created", _MOMENT, nullable=False),
 )
 
 # Every save of every read. Append-only.

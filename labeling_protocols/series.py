@@ -91,6 +91,12 @@ def read_series(files: Sequence[Path]) -> Series:
     )
 
 
+def read_headers(files: Sequence[Path]) -> tuple[Dataset, ...]:
+    """The headers of a series that was read before, in the order of its volume's z axis; the files may lack pixels."""
+    headers = [dcmread(path, stop_before_pixels=True) for path in files]
+    return tuple(headers[i] for i in _order_along_normal(headers))
+
+
 def geometry_of(ordered: Sequence[Dataset]) -> Geometry:
     """The grid of slices that are ordered along their normal; raises `SeriesError` where they make no regular one."""
     axes = _axes(ordered[0])

@@ -5,7 +5,7 @@ to a missing blob, and what was acknowledged survives a crash. SQLite and Postgr
 """
 
 import hashlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -18,6 +18,7 @@ from sqlalchemy.exc import IntegrityError
 from labeling_protocols import audit, dispute_states, schema, seats, tallies
 from labeling_protocols.audit import Action
 from labeling_protocols.blobs import Blobs
+from labeling_protocols.channels import Channel, ChannelsError, require_channels, require_one_grid
 from labeling_protocols.engine import make_engine, upgrade
 from labeling_protocols.geometry import Volume
 from labeling_protocols.label import Label, LabelError
@@ -39,7 +40,7 @@ from labeling_protocols.saving import Asked, Saving, SeatError
 from labeling_protocols.strata import Strata
 from labeling_protocols.volumes import read_volume_bytes, volume_bytes
 
-__all__ = ["Asked", "LabelError", "SeatError", "Store", "UnknownError", "WithdrawalError", "now"]
+__all__ = ["Asked", "ChannelsError", "LabelError", "SeatError", "Store", "UnknownError", "WithdrawalError", "now"]
 
 _SERVER = "server"
 
@@ -158,15 +159,21 @@ class Store:
         modality: str,
         series: str | None = None,
         strata: Strata = Strata(),
+        channels: Sequence[Channel] = (),
         actor: str = _SERVER,
     ) -> tuple[Case, bool]:
         """Keep an image as a case of this protocol; (case, False) where the same image was there already.
 
-        `patient` is the site's pseudonym, `series` a de-identified UID: neither is checked here. Of a case that was
-        there, `strata` fill in what was not known; what was known stays.
+        `patient` is the site's pseudonym, `series` a de-identified UID: neither is checked here. `channels` are its
+        further images, on the same grid: those that the protocol asks for. Of a case that was there, `strata` and
+        `channels` fill in what was not known; what was known stays. Raises `ChannelsError`, having kept nothing.
         """
         asked = self.asked(protocol)
+        further = asked.protocol.channels[1:]
+        require_channels(further, [channel.name for channel in channels])
+        require_one_grid(volume.geometry, channels)
         image = self.blobs.put(volume_bytes(volume, ".nii.gz"))
+        kept = self._keep_channels(sorted(channels, key=lambda channel: further.index(channel.name)))
         case_id = hashlib.sha256(f"{protocol}/{image}".encode()).hexdigest()[:16]
         table = schema.cases
         row = {
@@ -179,11 +186,13 @@ class Store:
             "series": series,
             "created": now(),
             "strata": strata.as_json() if strata.known else None,
+            "channels": kept or None,
         }
         with self.writing() as connection:
             seats.lock_worklist(connection, protocol)
             known = connection.execute(sa.select(table).where(table.c.id == case_id)).first()
             if known is not None:
+                _learn_channels(connection, known, kept, actor)
                 _learn_strata(connection, case_of(known), strata, actor)
             else:
                 connection.execute(sa.insert(table).values(row))
@@ -191,7 +200,8 @@ class Store:
                 seats.make_seats(connection, asked.protocol, asked.since_version, [added])
                 seats.step_back(connection, protocol, added.rank, case_id)
                 tallies.add(connection, protocol, tallies.CASES, 1)
-                audit.append(connection, actor=actor, action=Action.CASE_ADDED, subject=case_id, image=image)
+                told = {"channels": kept} if kept else {}
+                audit.append(connection, actor=actor, action=Action.CASE_ADDED, subject=case_id, image=image, **told)
         return self.case(case_id), known is None
 
     def set_calibration(self, case_id: str, known_truth: Label, *, actor: str = _SERVER) -> Case:
@@ -234,12 +244,39 @@ class Store:
             rows = connection.execute(query).all()
         return sorted((case_of(row) for row in rows), key=lambda case: case.id)
 
-    def image_path(self, case: Case) -> Path:
-        """A file with the case's image (.nii.gz, whatever its name)."""
-        return self.blobs.path(case.image)
+    def image_path(self, case: Case, channel: str = "") -> Path:
+        """A file with the case's image (.nii.gz, whatever its name), or with a further channel's; `UnknownError`."""
+        return self.blobs.path(self._image_of(case, channel))
 
     def image(self, case: Case) -> Volume:
+        """The first channel, or the only image."""
         return read_volume_bytes(self.blobs.get(case.image), ".nii.gz")
+
+    def channels(self, case: Case) -> tuple[Volume, ...]:
+        """All channels in the protocol's order, the first first, on one grid."""
+        first, *further = (read_volume_bytes(self.blobs.get(digest), ".nii.gz") for digest in case.images)
+        # NIfTI rounds directions as it keeps them: one grid is said of all.
+        return (first, *(Volume(array_ZYX=one.array_ZYX, geometry=first.geometry) for one in further))
+
+    def _image_of(self, case: Case, channel: str) -> str:
+        first = self.protocol(case.protocol).channels[:1]
+        named = {"": case.image, **dict.fromkeys(first, case.image)}
+        named |= dict(zip(case.channels, case.channel_images, strict=True))
+        if channel not in named:
+            known = ", ".join((*first, *case.channels)) or "one image, without a name"
+            raise UnknownError(f"this case has no such channel; it has {known}")
+        return named[channel]
+
+    def _keep_channels(self, channels: Sequence[Channel]) -> list[dict[str, Any]]:
+        return [
+            {
+                "name": channel.name,
+                "image": self.blobs.put(volume_bytes(channel.volume, ".nii.gz")),
+                "series": channel.series,
+                "resampled": channel.resampled,
+            }
+            for channel in channels
+        ]
 
     def label(self, digest: str) -> Label:
         """The label of this digest, on the image's grid."""
@@ -356,9 +393,9 @@ class Store:
             pass  # another request kept this model's proposal first
         return next(prelabel for prelabel in self._prelabels(case_id) if prelabel.model == model)
 
-    def prelabel(self, case_id: str) -> Prelabel | None:
-        """The newest proposal for a case."""
-        return next(iter(self._prelabels(case_id)), None)
+    def prelabel(self, case_id: str, model: str | None = None) -> Prelabel | None:
+        """The newest proposal for a case, or this model's."""
+        return next((one for one in self._prelabels(case_id) if model in (None, one.model)), None)
 
     def prelabel_shown(self, case_id: str, reader: str, model: str) -> None:
         """Remember that a reader is given this model's proposal for a case: reads saved later say so."""
@@ -397,6 +434,20 @@ def _learn_strata(connection: sa.Connection, case: Case, strata: Strata, actor: 
     if filled != case.strata:
         connection.execute(sa.update(schema.cases).where(schema.cases.c.id == case.id).values(strata=filled.as_json()))
         audit.append(connection, actor=actor, action=Action.STRATA_LEARNED, subject=case.id, **filled.as_json())
+
+
+def _learn_channels(connection: sa.Connection, known: Any, kept: list[dict[str, Any]], actor: str) -> None:
+    """Give a case of one image the channels that its protocol asks for since; other ones than it has are refused."""
+    before = {channel["name"]: channel["image"] for channel in known.channels or ()}
+    if not kept or before == {channel["name"]: channel["image"] for channel in kept}:
+        return
+    if changed := [one["name"] for one in kept if before.get(one["name"], one["image"]) != one["image"]]:
+        raise ChannelsError(
+            f"its first channel is a case already, with another image as {', '.join(changed)}. Nothing was changed."
+        )
+    table = schema.cases
+    connection.execute(sa.update(table).where(table.c.id == known.id).values(channels=kept))
+    audit.append(connection, actor=actor, action=Action.CHANNELS_ADDED, subject=known.id, channels=kept)
 
 
 def _refuse_version(protocol: Protocol, same: Any, known: Any) -> None:

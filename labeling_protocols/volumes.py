@@ -24,10 +24,7 @@ def read_volume(path: Path) -> Volume:
 
     Raises `UnreadableVolumeError` for a corrupt file, anything but one 3D scalar volume, or voxels that are not finite.
     """
-    try:
-        image = sitk.ReadImage(str(path))
-    except RuntimeError as error:
-        raise UnreadableVolumeError(f"{_kind(path)} file could not be read: {_last_line(error)}") from error
+    image = _read(path)
     if image.GetDimension() == 4 and image.GetSize()[3] == 1:
         image = image[..., 0]
     if image.GetDimension() != 3 or image.GetNumberOfComponentsPerPixel() != 1:
@@ -35,10 +32,21 @@ def read_volume(path: Path) -> Volume:
             f"expected one 3D volume of single numbers, found {image.GetDimension()} dimensions"
             f" with {image.GetNumberOfComponentsPerPixel()} component(s) a voxel"
         )
-    volume = Volume.from_sitk(image)
-    if np.issubdtype(volume.array_ZYX.dtype, np.floating) and not np.isfinite(volume.array_ZYX).all():
-        raise UnreadableVolumeError("the volume has voxels that are not finite numbers (NaN or infinite)")
-    return volume
+    return _volume(image)
+
+
+def read_channels(path: Path) -> tuple[Volume, ...]:
+    """The volumes along the fourth axis of a file, one of a 3D file; raises as `read_volume`.
+
+    Several numbers a voxel, as NRRD keeps channels, are channels too.
+    """
+    image = _read(path)
+    components = image.GetNumberOfComponentsPerPixel()
+    if image.GetDimension() == 3 and components > 1:
+        return tuple(_volume(sitk.VectorIndexSelectionCast(image, number)) for number in range(components))
+    if image.GetDimension() == 4 and components == 1:
+        return tuple(_volume(image[..., number]) for number in range(image.GetSize()[3]))
+    return (read_volume(path),)
 
 
 def read_volume_bytes(content: bytes, suffix: str) -> Volume:
@@ -67,6 +75,20 @@ def volume_bytes(volume: Volume, suffix: str) -> bytes:
 def suffix_of(name: str) -> str:
     """The volume suffix of a file name ('.nii.gz' counts as one), or ''."""
     return next((suffix for suffix in SUFFIXES if name.lower().endswith(suffix)), "")
+
+
+def _read(path: Path) -> sitk.Image:
+    try:
+        return sitk.ReadImage(str(path))
+    except RuntimeError as error:
+        raise UnreadableVolumeError(f"{_kind(path)} file could not be read: {_last_line(error)}") from error
+
+
+def _volume(image: sitk.Image) -> Volume:
+    volume = Volume.from_sitk(image)
+    if np.issubdtype(volume.array_ZYX.dtype, np.floating) and not np.isfinite(volume.array_ZYX).all():
+        raise UnreadableVolumeError("the volume has voxels that are not finite numbers (NaN or infinite)")
+    return volume
 
 
 def _kind(path: Path) -> str:

@@ -30,9 +30,12 @@ class WorklistError(ValueError):
     """A change of seats that cannot be: what was found, what was expected; nothing was changed."""
 
 
-def next_case(store: Store, protocol_name: str, reader: str, *, at: datetime | None = None) -> Case | None:
+def next_case(
+    store: Store, protocol_name: str, reader: str, *, strategy: str = "", at: datetime | None = None
+) -> Case | None:
     """The case the reader left unread, else the next one with a free seat; None when nothing is left for him.
 
+    Next is by the order that `strategy` made (`case_scores.py`), then by the worklist's own, as without a strategy.
     The seat is held until the protocol's lease ends; one whose lease ended is given to whoever asks next. After so many
     ordinary cases as the protocol says comes one of the calibration cases, which look like any other.
     """
@@ -47,7 +50,7 @@ def next_case(store: Store, protocol_name: str, reader: str, *, at: datetime | N
             mine = sa.and_(_seats.c.case == case_id, _seats.c.reader == reader, _CLAIMED)
             connection.execute(sa.update(_seats).where(mine).values(opened=at, lease_until=at + lease))
         else:
-            case_id = take_next(connection, asked, reader, at, lease)
+            case_id = take_next(connection, asked, reader, at, lease, strategy)
     return store.case(case_id) if case_id is not None else None
 
 
@@ -109,8 +112,13 @@ def reassign(
             _assign(connection, case_id, asked, to_reader, actor, at)
 
 
-def order(store: Store, protocol_name: str, scores: Mapping[str, float], *, actor: str) -> None:
-    """Put cases in the order of these scores, highest first; cases without one keep their place."""
+def order(
+    store: Store, protocol_name: str, scores: Mapping[str, float], *, actor: str, strategy: str = "", model: str = ""
+) -> None:
+    """Put cases in the order of these scores, highest first; cases without one keep their place.
+
+    `strategy` and `model` are whose scores they are, which readers are told with the cases; nobody's where left out.
+    """
     if not all(map(math.isfinite, scores.values())):
         raise WorklistError("expected a finite number as every score, found NaN or infinity. Nothing was changed.")
     with store.writing() as connection:
@@ -127,7 +135,19 @@ def order(store: Store, protocol_name: str, scores: Mapping[str, float], *, acto
                     sa.update(table).where(key == sa.bindparam("of")).values(rank=sa.bindparam("to")), ranks
                 )
         step_back(connection, protocol_name, *START)
-        audit.append(connection, actor=actor, action=Action.CASES_RANKED, subject=protocol_name, cases=len(ranks))
+        _follow(connection, protocol_name, strategy, model)
+        by = {"strategy": strategy, "model": model} if strategy else {}
+        audit.append(connection, actor=actor, action=Action.CASES_RANKED, subject=protocol_name, cases=len(ranks), **by)
+
+
+def _follow(connection: sa.Connection, protocol_name: str, strategy: str, model: str) -> None:
+    """Note whose order the worklist follows from now on."""
+    table = schema.worklist_orders
+    connection.execute(sa.delete(table).where(table.c.protocol == protocol_name))
+    if strategy:
+        connection.execute(
+            sa.insert(table).values(protocol=protocol_name, strategy=strategy, model=model, created=now())
+        )
 
 
 def seats(store: Store, case_id: str) -> list[Seat]:

@@ -25,7 +25,10 @@ sys.path.insert(0, str(ROOT))
 import nibabel as nib  # noqa: E402
 import numpy as np  # noqa: E402
 import SimpleITK as sitk  # noqa: E402
+from bench_acquisition import DATA, acquisition_rows  # noqa: E402
 from bench_agreement import agreement_rows  # noqa: E402
+from bench_dicom import dicom_rows  # noqa: E402
+from bench_serving import serving_rows  # noqa: E402
 from bench_store import store_rows  # noqa: E402
 from bench_training import training_rows  # noqa: E402
 from measuring import Row, compare  # noqa: E402
@@ -50,9 +53,15 @@ def main() -> int:
     parser.add_argument("name", choices=sorted(BENCHMARKS))
     parser.add_argument("--json", type=Path, help="write the rows here")
     parser.add_argument(
-        "--data", type=Path, default=_data(), help="folder with images/ and labels/ (default: phantoms)"
+        "--data",
+        type=Path,
+        default=_data(),
+        help=f"folder with images/ and labels/ (default: phantoms); acquisition also takes {', '.join(DATA)}",
     )
     parser.add_argument("--cases", type=int, help="how many (default: 60 for loop, 20,000 for store)")
+    parser.add_argument("--seeds", type=int, help="how often acquisition repeats everything (default: 5)")
+    parser.add_argument("--resume", type=Path, help="folder where acquisition keeps its runs and finds earlier ones")
+    parser.add_argument("--out", type=Path, help="folder for acquisition's picture and table")
     parser.add_argument("--quick", action="store_true", help="a small label and few repeats: figures mean nothing")
     arguments = parser.parse_args()
     rows = BENCHMARKS[arguments.name](arguments)
@@ -60,6 +69,19 @@ def main() -> int:
     if arguments.json:
         arguments.json.write_text(json.dumps([asdict(row) for row in rows], indent=2) + "\n")
     return 0
+
+
+def acquisition(arguments: argparse.Namespace) -> list[Row]:
+    """Strategies of active learning beside foreground-aware random, with the same seconds of simulated annotation."""
+    named = str(arguments.data) in DATA
+    return acquisition_rows(
+        _data() if named else arguments.data,
+        str(arguments.data) if named else "all",
+        seeds=arguments.seeds,
+        quick=arguments.quick,
+        resume=arguments.resume,
+        out=arguments.out,
+    )
 
 
 def loop(arguments: argparse.Namespace) -> list[Row]:
@@ -84,6 +106,17 @@ def store(arguments: argparse.Namespace) -> list[Row]:
 def agreement(arguments: argparse.Namespace) -> list[Row]:
     """Consensus and agreement of several readers of one large volume, beside SimpleITK and MONAI."""
     return agreement_rows(**({"shape_ZYX": (24, 64, 64), "repeats": 2} if arguments.quick else {}))
+
+
+def serving(arguments: argparse.Namespace) -> list[Row]:
+    """Whole inference requests, and the server's other answers meanwhile, beside monailabel 0.8.5's own server."""
+    small = {"shape_ZYX": (48, 96, 96), "images": 1, "epochs": 1} if arguments.quick else {}
+    return serving_rows(arguments.data, **small)
+
+
+def dicom(arguments: argparse.Namespace) -> list[Row]:
+    """Segmentations of 200 slices written and read, beside highdicom and dcmqi."""
+    return dicom_rows(**({"shape_ZYX": (24, 64, 64), "repeats": 2} if arguments.quick else {}))
 
 
 def training(arguments: argparse.Namespace) -> list[Row]:
@@ -173,8 +206,11 @@ def _data() -> Path | None:
 
 
 BENCHMARKS: dict[str, Callable[[argparse.Namespace], list[Row]]] = {
+    "acquisition": acquisition,
     "agreement": agreement,
+    "dicom": dicom,
     "loop": loop,
+    "serving": serving,
     "store": store,
     "training": training,
 }

@@ -18,7 +18,7 @@ from training.task_kit import TestCase
 from training.tasks import kit_of
 from training.workplace import Cancelled, Part, Tell, TrainingJob, Workplace
 
-CROSS_VALIDATION = "cross_validation"
+CROSS_VALIDATION, VALIDATED = "cross_validation", "validated"
 _CANDIDATE = "candidate"
 
 
@@ -44,8 +44,8 @@ class _Assessing:
         """What the release rests on: reports as JSON, and the champion's number."""
         work, held_out = self._work, self._work.snapshot.held_out
         parts = work.parts(self._plan)
-        config = self._kit.config(self._plan, len(parts))
-        folds = self._folds(parts) if len(parts) > 1 else None
+        validated, folds = self._folds(parts) if len(parts) > 1 else ("", None)
+        config = self._kit.config(self._plan, len(parts), validated)
         model = self._kit.model(config, work.weights(), work.device)
         scores = self._score(model, self._plan, held_out, _CANDIDATE)
         human = self._kit.human(work.place.store, work.protocol, self._plan, held_out)
@@ -64,10 +64,14 @@ class _Assessing:
             "champion": champion.number if champion else None,
             "champion_report": theirs.as_json() if theirs else None,
             CROSS_VALIDATION: folds.as_json() if folds else None,
+            VALIDATED: validated,
         }
 
-    def _folds(self, parts: Sequence[Part]) -> EvaluationReport:
-        """Each fold's network on its validation cases, in the fold's own run; and all of them in the job's."""
+    def _folds(self, parts: Sequence[Part]) -> tuple[str, EvaluationReport]:
+        """Each fold's network on its validation cases, in the fold's own run; and all of them in the job's.
+
+        Returns the scores of all together and their report.
+        """
         texts = []
         for part in parts:
             kept = part.folder / "scores.json"
@@ -87,7 +91,7 @@ class _Assessing:
             human=self._kit.human(self._work.place.store, self._work.protocol, self._plan, cases),
         )
         self._run.evaluation(report, self._plan.epochs, CROSS_VALIDATION)
-        return report
+        return pooled, report
 
     def _score(self, model: Any, plan: Plan, cases: Sequence[SnapshotCase], whose: str) -> str:
         return self._kit.score(model, self._each(cases, whose), plan, self._work.protocol)

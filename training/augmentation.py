@@ -10,6 +10,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+# An image that is bent is blurred as well, and one that is served is neither: so most are shown as they are.
+_BENT_SHARE = 0.3  # of the patches
+_VARIED_SHARE = 0.15  # of the patches, for each way in which intensities vary
 _TURN_MAX = math.radians(20)
 _ZOOM = 0.2  # at most 20 % larger or smaller along each axis
 _SHIFT = 0.05  # of the patch's edge
@@ -51,38 +54,51 @@ class Draws:
 def augment(
     image: Tensor, label: Tensor, spacing_mm: Sequence[float], seeds: Sequence[int], mirror_axes: Sequence[int] = ()
 ) -> tuple[Tensor, Tensor]:
-    """Turn, zoom, shift, bend and mirror images (B, C, X, Y, Z) with labels (B, 1, X, Y, Z); vary the images' values.
+    """Turn, zoom, shift and bend some images (B, C, X, Y, Z) with labels (B, 1, X, Y, Z); mirror and vary images.
 
     Mirrored are only the axes that are named: left and right are different structures to many protocols.
     """
     draws = Draws(seeds, image.device)
-    grid = _affine_grid(image.shape, spacing_mm, draws, mirror_axes) + _bend(image.shape, draws)
+    bent = (draws.share(1) < _BENT_SHARE).float()
+    grid = _affine_grid(image.shape, spacing_mm, draws, mirror_axes, bent) + _bend(image.shape, draws, bent)
     image = F.grid_sample(image, grid, mode="bilinear", padding_mode="border", align_corners=False)
     label = F.grid_sample(label.float(), grid, mode="nearest", padding_mode="zeros", align_corners=False).long()
     return vary_intensity(image, draws), label
 
 
 def vary_intensity(image: Tensor, draws: Draws) -> Tensor:
-    """The images (B, C, X, Y, Z) with another gamma, contrast, brightness and some noise."""
-    axes = tuple(range(1, image.ndim))
+    """The images (B, C, X, Y, Z), some of them with another gamma, contrast or brightness, or with noise.
+
+    Each channel by itself: scanners vary in one sequence and not in the other.
+    """
+    axes = tuple(range(2, image.ndim))
     low, high = image.amin(dim=axes, keepdim=True), image.amax(dim=axes, keepdim=True)
     span = (high - low).clamp_min(1e-6)
-    gamma, contrast, brightness, deviation = draws.uniform(4).view(-1, 4, 1, 1, 1, 1).unbind(dim=1)
+    each = (image.shape[1], 4)
+    amounts = draws.uniform(*each) * (draws.share(*each) < _VARIED_SHARE)
+    gamma, contrast, brightness, deviation = amounts[..., None, None, None].unbind(dim=2)
     image = ((image - low) / span).clamp_min_(0).pow_(torch.exp(gamma * _GAMMA)).mul_(span).add_(low)
     image.mul_(torch.exp(contrast * _CONTRAST)).add_(brightness * _BRIGHTNESS)
-    return image.addcmul_(draws.noise(image.shape[1:]), (deviation + 1) / 2 * _NOISE_MAX)
+    return image.addcmul_(draws.noise(image.shape[1:]), deviation.abs() * _NOISE_MAX)
 
 
-def _affine_grid(shape: torch.Size, spacing_mm: Sequence[float], draws: Draws, mirror_axes: Sequence[int]) -> Tensor:
-    """Sampling positions (B, X, Y, Z, 3) of random turns about the patch's centre, in mm so that nothing shears."""
+def _affine_grid(
+    shape: torch.Size, spacing_mm: Sequence[float], draws: Draws, mirror_axes: Sequence[int], bent: Tensor
+) -> Tensor:
+    """Sampling positions (B, X, Y, Z, 3) of random turns about the patch's centre, in mm so that nothing shears.
+
+    Where `bent` (B, 1) is 0 patches are mirrored at most.
+    """
     half_mm = torch.tensor([n * s / 2 for n, s in zip(shape[2:], spacing_mm, strict=True)], device=draws.device)
-    matrix = _turns(draws.uniform(3, limit=_TURN_MAX)) * torch.exp2(draws.uniform(3, limit=_ZOOM))[:, None, :]
+    matrix = _turns(draws.uniform(3, limit=_TURN_MAX) * bent)
+    matrix = matrix * torch.exp2(draws.uniform(3, limit=_ZOOM) * bent)[:, None, :]
     matrix = matrix * half_mm[None, None, :] / half_mm[None, :, None]
     mirrored = draws.share(3) < 0.5
     for axis in range(3):
         if axis in mirror_axes:
             matrix[:, :, axis] = torch.where(mirrored[:, axis, None], -matrix[:, :, axis], matrix[:, :, axis])
-    theta = torch.cat([matrix, draws.uniform(3, 1, limit=2 * _SHIFT)], dim=2).flip(1)
+    shift = draws.uniform(3, 1, limit=2 * _SHIFT) * bent[:, :, None]
+    theta = torch.cat([matrix, shift], dim=2).flip(1)
     theta = torch.cat([theta[:, :, :3].flip(2), theta[:, :, 3:]], dim=2)  # grid_sample speaks of (z, y, x)
     return F.affine_grid(theta, list(shape), align_corners=False)
 
@@ -99,8 +115,8 @@ def _turns(angles: Tensor) -> Tensor:
     return total
 
 
-def _bend(shape: torch.Size, draws: Draws) -> Tensor:
+def _bend(shape: torch.Size, draws: Draws, bent: Tensor) -> Tensor:
     """A smooth random displacement (B, X, Y, Z, 3), known at a few points and interpolated between them."""
-    points = draws.normal(3, *[_BEND_POINTS] * 3) * _BEND * draws.share(1, 1, 1, 1)
+    points = draws.normal(3, *[_BEND_POINTS] * 3) * _BEND * draws.share(1, 1, 1, 1) * bent[:, :, None, None, None]
     field = F.interpolate(points, size=shape[2:], mode="trilinear", align_corners=True)
     return field.permute(0, 2, 3, 4, 1)

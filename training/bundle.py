@@ -107,6 +107,18 @@ def open_bundle(path: Path, public_key: Ed25519PublicKey) -> Bundle:
     return Bundle(path=path, sha256=sha256, folder=folder, digests=digests, metadata=metadata)
 
 
+def open_bundle_folder(folder: Path, public_key: Ed25519PublicKey) -> Bundle:
+    """Verify a bundle that lies unpacked, and use it where it is; raises `BundleError` as `open_bundle` does.
+
+    Its digest is that of the zip it would be. What changes after this is met by `Bundle.read`.
+    """
+    files = _folder_files(folder)
+    content = _zip(folder.name, files)
+    digests = _verified_digests(folder.name, files, content, public_key)
+    sha256 = hashlib.sha256(content).hexdigest()
+    return Bundle(path=folder, sha256=sha256, folder=folder, digests=digests, metadata=_metadata(files))
+
+
 def verify_bundle(path: Path, public_key: Ed25519PublicKey) -> Verified:
     """Verify a bundle, wherever it lies, and unpack nothing; raises `BundleError` as `open_bundle` does."""
     content = _content(path)
@@ -129,6 +141,21 @@ def _content(path: Path) -> bytes:
             return file.read(found.st_size)
     except OSError as error:
         raise BundleError(f"bundle {path.name} cannot be read ({error.strerror}). Nothing was loaded.") from error
+
+
+def _folder_files(folder: Path) -> dict[str, bytes]:
+    """The files of an unpacked bundle by name, no more bytes of them than a bundle may have."""
+    try:
+        paths = sorted(path for path in folder.rglob("*") if path.is_symlink() or not path.is_dir())
+        if any(path.is_symlink() or not path.is_file() for path in paths):
+            raise BundleError(f"bundle {folder.name} has a link, or something that is no file. Nothing was loaded.")
+        if sum(path.stat().st_size for path in paths) > BUNDLE_BYTES_MAX:
+            raise BundleError(
+                f"bundle {folder.name} has over {BUNDLE_BYTES_MAX >> 30} GiB, too many. Nothing was loaded."
+            )
+        return {path.relative_to(folder).as_posix(): path.read_bytes() for path in paths}
+    except OSError as error:
+        raise BundleError(f"bundle {folder.name} cannot be read ({error.strerror}). Nothing was loaded.") from error
 
 
 def _metadata(files: Mapping[str, bytes]) -> Mapping[str, Any]:

@@ -40,7 +40,7 @@ def metadata(candidate: Candidate) -> dict[str, Any]:
         "copyright": "the site that signed this bundle",
         "data_source": f"{len(snapshot.training)} cases of snapshot {snapshot.digest}",
         "data_type": "NIfTI, NRRD or DICOM series",
-        "image_classes": f"one channel, {'/'.join(protocol.modality)}",
+        "image_classes": f"{_channel_words(plan)}, {'/'.join(protocol.modality)}",
         "label_classes": _classes(protocol, plan),
         "pred_classes": _channels(plan),
         "eval_metrics": {name: round(value, 6) for name, value in figures.items()},
@@ -88,17 +88,21 @@ def _channels(plan: Plan) -> dict[str, str]:
     return {str(channel): name for channel, name in enumerate(names)}
 
 
+def _channel_words(plan: Plan) -> str:
+    return f"{len(plan.inputs)} channels, {' and '.join(plan.inputs)} on one grid" if plan.inputs else "one channel"
+
+
 def _image(protocol: Protocol, plan: Plan) -> dict[str, Any]:
     return {
         "type": "image",
         "format": "hounsfield" if "CT" in protocol.modality else "magnitude",
         "modality": "/".join(protocol.modality),
-        "num_channels": 1,
+        "num_channels": plan.channels_in,
         "spatial_shape": list(plan.patch_RAS),
         "dtype": "float32",
         "value_range": [],
         "is_patch_data": plan.task is not ModelTask.CLASSIFICATION,
-        "channel_def": {"0": "image"},
+        "channel_def": {str(number): name for number, name in enumerate(plan.inputs or ("image",))},
     }
 
 

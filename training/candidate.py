@@ -16,7 +16,8 @@ from training.versioning import model_name
 
 @dataclass(frozen=True, kw_only=True)
 class Candidate:
-    """`version` and `changelog` are those of `versioning.Version`; `members` says how many networks answer together.
+    """`version` and `changelog` are those of `versioning.Version`; `members` says how many networks answer together,
+    `validated` holds the scores of their cross-validation, if there was one.
 
     The weights of an ensemble are those of all its networks, each tensor named after its network's place and a dot.
     """
@@ -29,6 +30,7 @@ class Candidate:
     changelog: Mapping[str, str] = field(default_factory=dict)
     weights: Mapping[str, Tensor]
     members: int = 1
+    validated: str = ""
     report: EvaluationReport
     decision: Decision
     change_plan: ChangePlan | None = None

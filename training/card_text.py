@@ -9,6 +9,7 @@ from training.candidate import Candidate
 from training.change_control import ChangePlan
 from training.figure_names import spoken
 from training.intervals import Figure, Interval
+from training.plan import Plan
 from training.snapshot import SnapshotCase
 from training.subgroups import UNKNOWN, Subgroup
 
@@ -32,7 +33,7 @@ def model_card(candidate: Candidate, pictures: Mapping[str, str]) -> str:
             f"MLflow run `{candidate.run_id}`, snapshot `{snapshot.digest}`, {plan.network}, {plan.epochs} epochs,"
             f" seed {plan.seed}{f', {candidate.members} networks together' if candidate.members > 1 else ''}."
         ],
-        "Use": [f"`{RUN}`", "", "in the unpacked bundle's folder, with MONAI alone."],
+        "Use": [f"`{RUN}`", "", f"in the unpacked bundle's folder, with MONAI alone.{_files_of_channels(plan)}"],
     }
     lines = [f"# {candidate.name} {candidate.version}", "", intended_use(candidate.protocol, plan)]
     for title, words in sections.items():
@@ -42,6 +43,13 @@ def model_card(candidate: Candidate, pictures: Mapping[str, str]) -> str:
             for file, caption in pictures.items():
                 lines += ["", f"![{caption}]({file})"]
     return "\n".join(lines) + "\n"
+
+
+def _files_of_channels(plan: Plan) -> str:
+    if not plan.inputs:
+        return ""
+    files = ", ".join(f"`NAME_{number:04d}.nii.gz` ({name})" for number, name in enumerate(plan.inputs))
+    return f" In `IN` lie {files} of each case, on one grid, or one file with a fourth axis in this order."
 
 
 def _data(candidate: Candidate) -> Iterator[str]:

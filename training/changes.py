@@ -11,7 +11,10 @@ from training.snapshot import Snapshot
 PlanValue = str | int | float | bool | None | tuple[Any, ...]
 
 # What a plan takes from the training images themselves, and how long it shows them; it moves with every new case.
-MEASURED = ("spacing_mm_RAS", "intensity_mean", "intensity_std", "intensity_low", "intensity_high", "epochs")
+MEASURED = (
+    *("spacing_mm_RAS", "intensity_mean", "intensity_std", "intensity_low", "intensity_high", "further_intensities"),
+    "epochs",
+)
 
 
 @dataclass(frozen=True, kw_only=True)

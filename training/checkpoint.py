@@ -86,7 +86,11 @@ class State:
         return (self.network if self.average is None else self.average).eval()
 
     def kept(self) -> dict[str, Tensor]:
-        return {name: tensor.detach().cpu().contiguous() for name, tensor in self.looked_at().state_dict().items()}
+        """The weights by name; a DynUNet names some twice, which no safetensors file may hold as one."""
+        weights = self.looked_at().state_dict()
+        return {
+            name: tensor.detach().cpu().clone(memory_format=torch.contiguous_format) for name, tensor in weights.items()
+        }
 
     def chosen(self, plan: Plan, folder: Path, group: Group) -> dict[str, Tensor]:
         """The best weights where the plan looks for them, otherwise the last."""

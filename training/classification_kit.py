@@ -27,7 +27,7 @@ from training.task_kit import Config, KnownCase, TestCase
 class ClassificationKit:
     """Models whose answer is a probability of each option."""
 
-    def config(self, plan: Plan, members: int) -> Config:
+    def config(self, plan: Plan, members: int, validated: str = "") -> Config:
         return classification_config(plan, members)
 
     def model(self, config: Mapping[str, Any], weights: Mapping[str, Tensor], device: torch.device) -> Classifier:

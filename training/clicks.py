@@ -62,7 +62,7 @@ class Guide:
         return guidance
 
     def join(self, image: Tensor, clicks: Sequence[Sequence[Click]]) -> Tensor:
-        """What the network takes: images (B, 1, X, Y, Z) with the guidance of each one's clicks behind."""
+        """What the network takes: images (B, C, X, Y, Z) with the guidance of each one's clicks behind."""
         guidance = torch.stack([self.shown(of_image, image.shape[2:], image.device) for of_image in clicks])
         return torch.cat([image, guidance], dim=1)
 
@@ -125,6 +125,33 @@ def box_around(clicks: Sequence[Click], shape: Sequence[int], patch: Sequence[in
         edges.append(slice(start, stop))
     x, y, z = edges
     return x, y, z
+
+
+def parts_around(
+    clicks: Sequence[Click], shape: Sequence[int], patch: Sequence[int], corners: Sequence[Click] = ()
+) -> list[tuple[tuple[slice, slice, slice], list[Click]]]:
+    """The parts of a grid in which clicks are answered, each with its own: clicks far from each other share none.
+
+    All between the `corners` of a box is in one part.
+    """
+    groups = [*([list(corners)] if corners else []), *([click] for click in clicks)]
+    parts = [(box_around(group, shape, patch), group) for group in groups]
+    joined = True
+    while joined:
+        joined = False
+        for number, (box, here) in enumerate(parts):
+            near = [part for part in parts[number + 1 :] if _meet(box, part[0])]
+            if near:
+                together = [*here, *(click for _, there in near for click in there)]
+                parts = [part for part in parts if part not in near]
+                parts[number] = box_around(together, shape, patch), together
+                joined = True
+                break
+    return parts
+
+
+def _meet(box: Sequence[slice], other: Sequence[slice]) -> bool:
+    return all(a.start < b.stop and b.start < a.stop for a, b in zip(box, other, strict=True))
 
 
 def moved(clicks: Sequence[Click], box: Sequence[slice]) -> list[Click]:

@@ -11,25 +11,27 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from labeling_protocols.channels import Images
 from labeling_protocols.geometry import Volume
 from training.augmentation import augment
 from training.plan import Plan
 from training.preparation import as_tensor, preparation
 
 _FOREGROUND_SHARE = 0.5  # of patches cut from volumes larger than a patch
+_MARGIN = 0.1  # of the patch's edge, empty, on either side: where in its patch a volume lies is to mean nothing
 
 
 @dataclass(frozen=True, kw_only=True)
 class Example:
-    """One prepared case: image (1, X, Y, Z) float32, label (X, Y, Z) uint8 holding network channels."""
+    """One prepared case: image (C, X, Y, Z) float32, label (X, Y, Z) uint8 holding network channels."""
 
     case: str
     image: Tensor
     label: Tensor
 
 
-def prepare_example(plan: Plan, case: str, image: Volume, label: Volume) -> Example:
-    """Turn, resample and normalise a case, and name its structures by network channel."""
+def prepare_example(plan: Plan, case: str, image: Images, label: Volume) -> Example:
+    """Turn, resample and normalise a case, an image or its channels, and name its structures by network channel."""
     prepared = preparation(plan)({"image": as_tensor(image), "label": as_tensor(label)})
     values = prepared["label"].as_tensor()[0]
     channels = torch.zeros(values.shape, dtype=torch.uint8)
@@ -43,12 +45,14 @@ class Bank:
 
     def __init__(self, plan: Plan, examples: Sequence[Example], device: torch.device) -> None:
         self._plan = plan
-        self._images = [padded(example.image, plan.patch_RAS).to(device) for example in examples]
-        self._labels = [padded(example.label[None], plan.patch_RAS).to(device) for example in examples]
+        self._margin = [round(_MARGIN * edge) for edge in plan.patch_RAS]
+        room = [edge + 2 * margin for edge, margin in zip(plan.patch_RAS, self._margin, strict=True)]
+        self._images = [padded(example.image, room).to(device) for example in examples]
+        self._labels = [padded(example.label[None], room).to(device) for example in examples]
         self._foreground = [label[0].nonzero() for label in self._labels]
 
     def patches(self, places: Sequence[int], seeds: Sequence[int]) -> tuple[Tensor, Tensor]:
-        """One augmented patch of each of these examples: images (B, 1, X, Y, Z), channels (B, 1, X, Y, Z) int64.
+        """One augmented patch of each of these examples: images (B, C, X, Y, Z), structures (B, 1, X, Y, Z) int64.
 
         What comes is a function of places and seeds alone, so a step that was interrupted can be had again.
         """
@@ -66,7 +70,10 @@ class Bank:
         foreground = self._foreground[index]
         if draw[3] < _FOREGROUND_SHARE and len(foreground):
             centre = foreground[int(draw[4] * len(foreground))].tolist()
-            start = [min(max(c - e // 2, 0), free) for c, e, free in zip(centre, patch, room, strict=True)]
+            start = [
+                min(max(c - e // 2, 0), free) if free > 2 * margin else s
+                for c, e, free, margin, s in zip(centre, patch, room, self._margin, start, strict=True)
+            ]
         box = (slice(None), *(slice(s, s + e) for s, e in zip(start, patch, strict=True)))
         return image[box], label[box]
 

@@ -4,20 +4,26 @@
 """
 
 import threading
-from collections.abc import Mapping
+import uuid
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 from monai.bundle import ConfigParser
 from torch import Tensor
 
-from labeling_protocols.geometry import Volume
-from training.bundle_run import network_with_weights
+from labeling_protocols.channels import Images, channels_of
+from training.bundle_run import members_of, network_with_weights
 from training.detection_boxes import Finding, boxes_in_patient
 from training.detection_network import CANDIDATE_MIN, OPERATING_POINT, detector_config
 from training.networks import Config
 from training.plan import Plan
 from training.preparation import as_tensor, prepare_config
+from training.prepared_images import PreparedImages, digest_of
+from training.stopping import Stopped, go_on, never
+
+_FINDING_BYTES = 512  # about, as kept in memory
 
 
 def detection_config(plan: Plan, members: int = 1, operating_point: float = OPERATING_POINT) -> Config:
@@ -75,28 +81,57 @@ _POSTPROCESSING: Config = {
 class Detector:
     """The served half of a detection's configuration with its weights; safe to use from several threads."""
 
-    def __init__(self, config: Mapping[str, Any], weights: Mapping[str, Tensor], device: torch.device) -> None:
+    def __init__(
+        self,
+        config: Mapping[str, Any],
+        weights: Mapping[str, Tensor],
+        device: torch.device,
+        images: PreparedImages | None = None,
+    ) -> None:
         """Raises `BundleError` where the weights are not exactly those of the network: none stays random."""
         parser = ConfigParser({**config, "device": device, "score_min": CANDIDATE_MIN})
         self.operating_point = float(config["operating_point"])
         self.structures: tuple[str, ...] = tuple(config["structures"])
         self._device = device
         self._prepare = parser.get_parsed_content("prepare")
-        network_with_weights(parser, weights, device)
+        self._members = members_of(network_with_weights(parser, weights, device))
+        self._images = PreparedImages() if images is None else images
+        self._own = uuid.uuid4().hex  # another model's findings are kept beside this one's
         self._detector = parser.get_parsed_content("detector").eval()
         parser.get_parsed_content("detector_parts")
         self._lock = threading.Lock()  # MONAI's transforms and detector keep state
 
-    def predict(self, image: Volume) -> tuple[Finding, ...]:
-        """Everything that may be something, most certain first: far more than the `operating_point` lets through."""
+    def predict(self, image: Images, *, digest: str | None = None, stopped: Stopped = never) -> tuple[Finding, ...]:
+        """Everything that may be something, most certain first: far more than the `operating_point` lets through.
+
+        `digest` names the image's content, where it is known; what was found in an image is kept. Raises
+        `InferenceStopped` once nobody waits any more.
+        """
+        key = (digest or digest_of(image), "findings", self._own)
+        return self._images.get(key, lambda: self._found(image, stopped), lambda found: _FINDING_BYTES * len(found))
+
+    def report(self, image: Images, *, digest: str | None = None, stopped: Stopped = never) -> tuple[Finding, ...]:
+        """The findings that are as certain as the operating point or more, most certain first."""
+        found = self.predict(image, digest=digest, stopped=stopped)
+        return tuple(finding for finding in found if finding.score >= self.operating_point)
+
+    def _found(self, image: Images, stopped: Stopped) -> tuple[Finding, ...]:
         with self._lock, torch.inference_mode():
             prepared = self._prepare({"image": as_tensor(image)})["image"]
-            (found,) = self._detector([prepared.as_tensor().to(self._device)], use_inferer=True)
+            with self._watching(stopped):
+                (found,) = self._detector([prepared.as_tensor().to(self._device)], use_inferer=True)
         scores, order = torch.sort(found["labels_scores"].cpu(), descending=True, stable=True)
         names = [self.structures[place] for place in found["labels"].cpu()[order].tolist()]
-        boxes = boxes_in_patient(names, found["boxes"].cpu()[order], image.geometry, prepared.affine.double().numpy())
+        affine, geometry = prepared.affine.double().numpy(), channels_of(image)[0].geometry
+        boxes = boxes_in_patient(names, found["boxes"].cpu()[order], geometry, affine)
         return tuple(Finding(box=box, score=score) for box, score in zip(boxes, scores.tolist(), strict=True))
 
-    def report(self, image: Volume) -> tuple[Finding, ...]:
-        """The findings that are as certain as the operating point or more, most certain first."""
-        return tuple(finding for finding in self.predict(image) if finding.score >= self.operating_point)
+    @contextmanager
+    def _watching(self, stopped: Stopped) -> Iterator[None]:
+        """While the block runs, no further window is looked at once nobody waits any more."""
+        hooks = [member.register_forward_pre_hook(lambda *_: go_on(stopped)) for member in self._members]
+        try:
+            yield
+        finally:
+            for hook in hooks:
+                hook.remove()

@@ -15,8 +15,15 @@ from labeling_protocols.protocol import Protocol, Task
 from labeling_protocols.store import Store
 from training import detection_pictures
 from training.detection_boxes import true_boxes
-from training.detection_evaluation import DetectionScores, detection_report, hit_of, score_findings
+from training.detection_evaluation import (
+    DetectionScores,
+    choose_operating_point,
+    detection_report,
+    hit_of,
+    score_findings,
+)
 from training.detection_inference import Detector, detection_config
+from training.detection_network import OPERATING_POINT
 from training.human_ceiling import READERS_MIN, ReadersAgreement, ceiling_of
 from training.plan import Plan
 from training.report import EvaluationReport, Figure
@@ -27,8 +34,10 @@ from training.task_kit import Config, KnownCase, TestCase
 class DetectionKit:
     """Models whose answer are boxes with scores."""
 
-    def config(self, plan: Plan, members: int) -> Config:
-        return detection_config(plan, members)
+    def config(self, plan: Plan, members: int, validated: str = "") -> Config:
+        """At one false positive a study where a cross-validation tells which score that is."""
+        point = choose_operating_point(DetectionScores.from_json(validated)) if validated else OPERATING_POINT
+        return detection_config(plan, members, point)
 
     def model(self, config: Mapping[str, Any], weights: Mapping[str, Tensor], device: torch.device) -> Detector:
         return Detector(config, weights, device)

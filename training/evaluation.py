@@ -24,6 +24,7 @@ SURFACE_TOLERANCE_MM = 2.0
 
 Probabilities = Iterable[tuple[str, NDArray[np.floating[Any]]]]
 Drawn = TypeVar("Drawn", Volume, Label)
+Shown = TypeVar("Shown")  # what a model is shown of a case: its image, or its channels
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -155,13 +156,13 @@ def surface_tolerances_mm(protocol: Protocol) -> dict[str, float]:
 
 
 def evaluate(
-    predict: Callable[[Volume], Volume],
-    cases: Iterable[tuple[str, Volume, Drawn]],
+    predict: Callable[[Shown], Volume],
+    cases: Iterable[tuple[str, Shown, Drawn]],
     values: Mapping[str, int],
-    seen: Callable[[str, Volume, Drawn, Volume], None] = lambda case, image, truth, predicted: None,
+    seen: Callable[[str, Shown, Drawn, Volume], None] = lambda case, image, truth, predicted: None,
     *,
     tolerance_mm: Mapping[str, float] | None = None,
-    probabilities: Callable[[Volume], Probabilities] | None = None,
+    probabilities: Callable[[Shown], Probabilities] | None = None,
 ) -> Evaluation:
     """Predict each case (id, image, truth) and score it on the image's own grid; `seen` is shown every prediction.
 

@@ -1,6 +1,6 @@
 """An external test set: a folder of images and labels in, cases checked against the protocol and a digest out.
 
-    folder/images/NAME.nii.gz      one volume a case, NIfTI or NRRD
+    folder/images/NAME.nii.gz      one volume a case, NIfTI or NRRD; of several channels NAME_0000, NAME_0001 and on
     folder/labels/NAME.nii.gz      its truth on the same grid, with the protocol's values
     folder/strata.csv              may be missing: file, patient, maker, model, slice_thickness_mm, sex, age_band, site
 
@@ -16,6 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
+from labeling_protocols.channels import Images
 from labeling_protocols.geometry import Volume
 from labeling_protocols.label import Label, LabelError
 from labeling_protocols.protocol import Protocol
@@ -42,6 +43,8 @@ class ExternalCase:
     label: Path
     image_digest: str
     label_digest: str
+    further: tuple[Path, ...] = ()
+    """The channels after the first, in the protocol's order."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,18 +61,18 @@ class ExternalTestSet:
         ]
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
-    def volumes(self) -> Iterator[tuple[str, Volume, Volume]]:
-        """Each case's id, image and truth, one at a time; raises where a file is not what it was any more."""
+    def volumes(self) -> Iterator[tuple[str, Images, Volume]]:
+        """Each case's id, image or channels, and truth; raises where a file is not what it was any more."""
         for one in self.cases:
-            image, label = _volume(one.image), _volume(one.label)
-            if (_digest(image), _digest(label)) != (one.image_digest, one.label_digest):
+            channels, label = _channels((one.image, *one.further)), _volume(one.label)
+            if (_digest(*channels), _digest(label)) != (one.image_digest, one.label_digest):
                 raise ExternalTestSetError(f"image or label {one.image.name} changed while it was in use")
-            yield one.case, image, label
+            yield one.case, channels if one.further else channels[0], label
 
 
 def open_test_set(folder: Path, protocol: Protocol) -> ExternalTestSet:
     """The test set in a folder, every file of it read once and checked; raises `ExternalTestSetError`."""
-    images, labels = (_files(folder / kind) for kind in ("images", "labels"))
+    images, labels = _images(folder / "images", protocol), _files(folder / "labels")
     for names, kind in ((set(images) - set(labels), "label"), (set(labels) - set(images), "image")):
         if names:
             raise ExternalTestSetError(f"no {kind} for {', '.join(sorted(names))}; nothing was evaluated")
@@ -84,6 +87,24 @@ def open_test_set(folder: Path, protocol: Protocol) -> ExternalTestSet:
             raise ExternalTestSetError(f"{one.image.name} and {cases[one.case].image.name} are the same image")
         cases[one.case] = one
     return ExternalTestSet(cases=tuple(cases[case] for case in sorted(cases)))
+
+
+def _images(folder: Path, protocol: Protocol) -> dict[str, tuple[Path, ...]]:
+    """Each case's files by its name: one, or one a channel."""
+    files = _files(folder)
+    if len(protocol.channels) < 2:
+        return {name: (path,) for name, path in files.items()}
+    found: dict[str, dict[str, Path]] = {}
+    for name, path in files.items():
+        stem, _, number = name.rpartition("_")
+        found.setdefault(stem, {})[number] = path
+    numbers = [f"{number:04d}" for number in range(len(protocol.channels))]
+    for stem, of in found.items():
+        if sorted(of) != numbers:
+            channels = ", ".join(f"_{number} ({name})" for number, name in zip(numbers, protocol.channels, strict=True))
+            there = ", ".join(path.name for path in of.values())
+            raise ExternalTestSetError(f"{folder.name} holds {there}; expected of {stem or there} {channels}")
+    return {stem: tuple(of[number] for number in numbers) for stem, of in found.items()}
 
 
 def _files(folder: Path) -> dict[str, Path]:
@@ -101,8 +122,11 @@ def _files(folder: Path) -> dict[str, Path]:
     return files
 
 
-def _case(image_path: Path, label_path: Path, protocol: Protocol, patient: str, strata: Strata) -> ExternalCase:
-    image, truth = _volume(image_path), _volume(label_path)
+def _case(
+    image_paths: tuple[Path, ...], label_path: Path, protocol: Protocol, patient: str, strata: Strata
+) -> ExternalCase:
+    channels, truth = _channels(image_paths), _volume(label_path)
+    image = channels[0]
     where = f"label {label_path.name}"
     if difference := image.geometry.difference(truth.geometry):
         raise ExternalTestSetError(f"{where} does not lie on its image's grid: {difference}")
@@ -120,11 +144,20 @@ def _case(image_path: Path, label_path: Path, protocol: Protocol, patient: str, 
         case=_voxels_digest(image)[:16],
         patient=patient,
         strata=strata,
-        image=image_path,
+        image=image_paths[0],
         label=label_path,
-        image_digest=_digest(image),
+        image_digest=_digest(*channels),
         label_digest=_digest(truth),
+        further=image_paths[1:],
     )
+
+
+def _channels(paths: tuple[Path, ...]) -> tuple[Volume, ...]:
+    first, *further = (_volume(path) for path in paths)
+    for path, other in zip(paths[1:], further, strict=True):
+        if difference := first.geometry.difference(other.geometry):
+            raise ExternalTestSetError(f"{path.name} does not lie on the first channel's grid: {difference}")
+    return (first, *further)
 
 
 def _volume(path: Path) -> Volume:
@@ -134,9 +167,11 @@ def _volume(path: Path) -> Volume:
         raise ExternalTestSetError(f"{path.parent.name}/{path.name}: {error}") from error
 
 
-def _digest(volume: Volume) -> str:
-    grid = json.dumps(volume.geometry.as_json(), sort_keys=True)
-    return hashlib.sha256(f"{grid}{_voxels_digest(volume)}".encode()).hexdigest()
+def _digest(*volumes: Volume) -> str:
+    """Of grid and voxels; of several on one grid of them all."""
+    grid = json.dumps(volumes[0].geometry.as_json(), sort_keys=True)
+    voxels = "".join(_voxels_digest(volume) for volume in volumes)
+    return hashlib.sha256(f"{grid}{voxels}".encode()).hexdigest()
 
 
 def _voxels_digest(volume: Volume) -> str:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator
 
+from labeling_protocols.channels import channels_of
 from labeling_protocols.label import Label
 from labeling_protocols.protocol import Protocol
 from training.bundle import Bundle
@@ -25,9 +26,16 @@ def evaluate_externally(
     known = {one.case: one for one in test_set.cases}
 
     def cases() -> Iterator[TestCase]:
-        for case, image, truth in test_set.volumes():
-            one = known[case]
-            yield TestCase(case=case, patient=one.patient, strata=one.strata, image=image, label=Label.of(truth))
+        for case, images, truth in test_set.volumes():
+            one, (image, *further) = known[case], channels_of(images)
+            yield TestCase(
+                case=case,
+                patient=one.patient,
+                strata=one.strata,
+                image=image,
+                label=Label.of(truth),
+                further=dict(zip(protocol.channels[1:], further, strict=True)),
+            )
             done()
 
     scores = kit.score(model, cases(), plan, protocol)

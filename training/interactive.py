@@ -135,7 +135,7 @@ def guide_of(plan: Plan) -> Guide:
 
 def interactive_network_config(plan: Plan) -> dict[str, Any]:
     """The plan's network, taking the guidance channels beside the image."""
-    return {**network_config(plan), "in_channels": 1 + guide_of(plan).channels}
+    return {**network_config(plan), "in_channels": plan.channels_in + guide_of(plan).channels}
 
 
 def habit_of(seed: int) -> Habit:

@@ -1,136 +1,194 @@
-"""A model that clicks correct: an image and clicks in the patient in, the label on the image's own grid out.
+"""A model that clicks correct: an image, clicks and a box in the patient in, the label on the image's own grid out.
 
 What the model answers without clicks is worked out once for an image and kept. Of a large image only the part around
 the clicks is answered anew, and laid over that.
 """
 
 import hashlib
-import threading
-from collections import OrderedDict
+import json
+import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
-from monai.bundle import ConfigParser
 from monai.data import MetaTensor
 from numpy.typing import NDArray
 from torch import Tensor
 
+from labeling_protocols.channels import Images, channels_of
 from labeling_protocols.geometry import Geometry, Volume
-from training.bundle_run import joint_scores, members_of, network_with_weights, run_config
-from training.clicks import BACKGROUND, Click, ClickError, Guide, PointsByName, box_around, moved
+from training.box_prompts import Bounds
+from training.bundle_run import run_config
+from training.clicks import BACKGROUND, Click, ClickError, Guide, PointsByName, moved, parts_around
+from training.fast_preparation import preparation_of
 from training.interactive import guide_of, interactive_network_config
+from training.laying_back import LaidBack, chosen, lay_back
 from training.plan import Plan
-from training.preparation import as_tensor, prepare_config, restore_config
+from training.preparation import prepare_config, restore_config
+from training.prepared_images import PreparedImages, digest_of
+from training.segmentation_inference import Segmenter
+from training.stopping import Stopped, never
 
 Config = dict[str, Any]
-
-_KEPT = 2  # images; one of 512 × 512 × 300 takes about a gigabyte
+_Label = NDArray[np.uint8]
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class _Prepared:
-    """An image as the network sees it, (1, X, Y, Z) with its affine, and the label the network alone gives it."""
+class _Part:
+    """The voxel values of a part of an image."""
 
-    tensor: MetaTensor
-    automatic_ZYX: NDArray[np.uint8]
+    values_ZYX: _Label
+    slices_ZYX: tuple[slice, slice, slice]
 
 
 class Interactor:
     """The served half of an interactive bundle's configuration with its weights; several threads may ask at once."""
 
-    def __init__(self, config: Mapping[str, Any], weights: Mapping[str, Tensor], device: torch.device) -> None:
-        """Raises `BundleError` where the weights are not exactly those of the network: none stays random."""
-        parser = ConfigParser(dict(config))
-        self._device = device
-        self._prepare = parser.get_parsed_content("prepare")
-        self._restore = parser.get_parsed_content("restore")
-        self._inferer = parser.get_parsed_content("inferer")
-        self._members = members_of(network_with_weights(parser, weights, device))
+    def __init__(
+        self,
+        config: Mapping[str, Any],
+        weights: Mapping[str, Tensor],
+        device: torch.device,
+        images: PreparedImages | None = None,
+        *,
+        measured: bool = False,
+    ) -> None:
+        """Raises `BundleError` where the weights are not exactly those of the network: none stays random.
+
+        `images` is where prepared images and answers are kept; `measured` is as of `Segmenter`.
+        """
+        self._segmenter = Segmenter(config, weights, device, measured=measured)
+        self._preparation = preparation_of(config)
+        self._prepare_key = hashlib.sha256(json.dumps(config["prepare"], sort_keys=True).encode()).hexdigest()
         stored = config["clicks"]
         x, y, z = stored["spacing_mm_RAS"]
         self._guide = Guide(structures=len(stored["structures"]), spacing_mm=(x, y, z), sigma_mm=stored["sigma_mm"])
         self._values = np.array([0, *stored["values"]], dtype=np.uint8)
         self._channels = {name: channel for channel, name in enumerate([BACKGROUND, *stored["structures"]])}
         self._patch = config["inferer"]["roi_size"]
-        self._kept: OrderedDict[str, _Prepared] = OrderedDict()
-        self._lock = threading.Lock()  # MONAI's transforms keep state while they are inverted
+        self._images = PreparedImages() if images is None else images
+        self._own = uuid.uuid4().hex  # another model's answers are kept beside this one's
 
-    def predict(self, image: Volume, clicks: PointsByName | None = None) -> Volume:
+    @property
+    def structures(self) -> list[str]:
+        return [name for name in self._channels if name != BACKGROUND]
+
+    def knows(self, digest: str) -> bool:
+        """Whether the image of this content was answered before, so that a click takes a moment."""
+        return self._images.known(self._automatic_key(digest))
+
+    def predict(
+        self,
+        image: Images,
+        clicks: PointsByName | None = None,
+        *,
+        bounds: Bounds | None = None,
+        digest: str | None = None,
+        stopped: Stopped = never,
+    ) -> Volume:
         """The label on the image's grid, uint8, in voxel values of the protocol.
 
-        `clicks` are points in LPS millimetres by structure, or under "background" where no structure is. Raises
-        `ClickError` for another name and for a point outside the image.
+        `clicks` are points in LPS millimetres by structure, or under "background" where no structure is. Of what
+        `bounds` names nothing lies outside; where that is one structure without a click, the box's middle is one.
+        `digest` names the image's content, where it is known. Raises `ClickError` for another name and for a point
+        outside the image, `InferenceStopped` once nobody waits any more.
         """
-        points = clicks or {}
-        self._require_within(image.geometry, points)
-        with self._lock, torch.inference_mode():
-            prepared = self._prepared(image)
-            placed = self._placed(prepared, points)
-            label_ZYX = self._corrected(prepared, placed, image.geometry) if placed else prepared.automatic_ZYX.copy()
-        return Volume(array_ZYX=label_ZYX, geometry=image.geometry)
+        geometry = channels_of(image)[0].geometry
+        points = _with_middle(clicks or {}, bounds, geometry)
+        self._require_within(geometry, points)
+        digest = digest or digest_of(image)
+        with torch.inference_mode():
+            automatic_ZYX = self._automatic(image, digest, stopped)
+            if not any(points.values()) and bounds is None:
+                label_ZYX = automatic_ZYX.copy()
+            else:
+                label_ZYX = self._corrected(image, digest, automatic_ZYX, points, bounds, stopped)
+        return Volume(array_ZYX=label_ZYX, geometry=geometry)
 
-    def _prepared(self, image: Volume) -> _Prepared:
-        """From the images kept, or made and kept in place of the one that was asked for longest ago."""
-        digest = _digest(image)
-        known = self._kept.pop(digest, None)
-        if known is None:
-            tensor = self._prepare({"image": as_tensor(image)})["image"]
-            known = _Prepared(tensor=tensor, automatic_ZYX=self._whole(tensor, []))
-        self._kept[digest] = known
-        while len(self._kept) > _KEPT:
-            self._kept.popitem(last=False)
-        return known
+    def _automatic(self, image: Images, digest: str, stopped: Stopped) -> _Label:
+        """What the network says without clicks; shared, not to be written into."""
 
-    def _corrected(self, prepared: _Prepared, clicks: Sequence[Click], geometry: Geometry) -> NDArray[np.uint8]:
-        shape = prepared.tensor.shape[1:]
-        box = box_around(clicks, shape, self._patch)
-        if all(edge.stop - edge.start == size for edge, size in zip(box, shape, strict=True)):
-            return self._whole(prepared.tensor, clicks)
-        scores = self._scores(prepared.tensor.as_tensor()[:, *box], moved(clicks, box))
-        to_network = np.linalg.inv(prepared.tensor.affine.numpy()) @ geometry.affine_RAS()
-        return self._laid_over(prepared.automatic_ZYX, scores, [edge.start for edge in box], to_network)
+        def answer() -> _Label:
+            prepared = self._prepared(image, digest)
+            scores = self._scores(prepared.as_tensor(), [], stopped)
+            return self._preparation.label(scores, prepared, channels_of(image)[0].geometry)
 
-    def _whole(self, tensor: MetaTensor, clicks: Sequence[Click]) -> NDArray[np.uint8]:
-        """The answer to the whole image, brought back to its own grid as the bundle's configuration says."""
-        scores = MetaTensor(self._scores(tensor.as_tensor(), clicks).cpu())
-        restored = self._restore({"image": tensor, "pred": scores})["pred"]
-        return np.ascontiguousarray(restored.numpy()[0].T.astype(np.uint8))
+        return self._images.get(self._automatic_key(digest), answer, lambda label: label.nbytes)
 
-    def _scores(self, image: Tensor, clicks: Sequence[Click]) -> Tensor:
-        """What the networks say of each channel (C, X, Y, Z)."""
-        shown = self._guide.join(image[None].to(self._device), [clicks])
-        return joint_scores(self._members, lambda member: self._inferer(shown, member)[0])
+    def _prepared(self, image: Images, digest: str) -> MetaTensor:
+        """The image as the network sees it, (C, X, Y, Z) with its affine; shared, not to be written into."""
+        key = (digest, "prepared", self._prepare_key)
+        prepare = partial(self._preparation.prepare, channels_of(image))
+        return self._images.get(key, prepare, lambda tensor: int(tensor.nbytes))
 
-    def _laid_over(
-        self, automatic_ZYX: NDArray[np.uint8], scores: Tensor, start: Sequence[int], to_network: NDArray[np.float64]
-    ) -> NDArray[np.uint8]:
-        """The label with what the scores (C, X, Y, Z) of a part of the network's grid, beginning at `start`, say there.
+    def _corrected(
+        self,
+        image: Images,
+        digest: str,
+        automatic_ZYX: _Label,
+        points: PointsByName,
+        bounds: Bounds | None,
+        stopped: Stopped,
+    ) -> _Label:
+        """The automatic label with what the network says around clicks and box laid over it."""
+        geometry = channels_of(image)[0].geometry
+        prepared = self._prepared(image, digest)
+        clicks = self._placed(prepared, points)
+        corners = self._placed(prepared, {BACKGROUND: bounds.corners_mm_LPS(geometry)}) if bounds else []
+        label_ZYX = automatic_ZYX.copy()
+        for box, nearby in parts_around(clicks, prepared.shape[1:], self._patch, corners):
+            here = [click for click in clicks if click in nearby]
+            key = (digest, "part", self._own, repr((box, here, bounds)))  # most clicks are those of the request before
+            answer = partial(self._part, prepared, geometry, box, here, bounds, stopped)
+            part = self._images.get(key, answer, lambda one: one.values_ZYX.nbytes)
+            label_ZYX[part.slices_ZYX] = part.values_ZYX
+        if bounds is not None:
+            self._clear_beyond(label_ZYX, bounds)
+        return label_ZYX
 
-        `to_network` leads from the image's voxel indices to the network's. Scores are interpolated before the choice,
-        as where the whole image is brought back.
-        """
-        size = torch.tensor(scores.shape[1:], dtype=torch.float64)
-        corners = np.array([[s + (n - 1) * far for s, n, far in zip(start, size, at, strict=True)] for at in _CORNERS])
-        in_image = (corners - to_network[:3, 3]) @ np.linalg.inv(to_network[:3, :3]).T
-        low = np.clip(np.floor(in_image.min(axis=0)), 0, None).astype(int)
-        high = np.minimum(np.ceil(in_image.max(axis=0)).astype(int) + 1, automatic_ZYX.shape[::-1])
-        axes = [torch.arange(a, b, dtype=torch.float64) for a, b in zip(low, high, strict=True)]
-        index = torch.stack(torch.meshgrid(*axes, indexing="ij"), dim=-1)
-        place = (
-            index @ torch.from_numpy(to_network[:3, :3].T) + torch.from_numpy(to_network[:3, 3]) - torch.tensor(start)
+    def _part(
+        self,
+        prepared: MetaTensor,
+        geometry: Geometry,
+        box: tuple[slice, slice, slice],
+        clicks: Sequence[Click],
+        bounds: Bounds | None,
+        stopped: Stopped,
+    ) -> _Part:
+        """What the network says of one part of its grid, on the image's grid."""
+        scores = self._scores(prepared.as_tensor()[:, *box], moved(clicks, box), stopped)
+        to_network = np.linalg.inv(prepared.affine.numpy()) @ geometry.affine_RAS()
+        laid = lay_back(scores, [edge.start for edge in box], to_network, geometry.shape_ZYX)
+        if bounds is not None:
+            laid = self._bounded(laid, bounds)
+        return _Part(values_ZYX=self._values[chosen(laid.scores).numpy()], slices_ZYX=laid.slices_ZYX)
+
+    def _scores(self, image: Tensor, clicks: Sequence[Click], stopped: Stopped) -> Tensor:
+        """What the networks say of each channel (C, X, Y, Z), on the CPU."""
+        return self._segmenter.scores(self._guide.join(image[None], [clicks])[0], stopped=stopped)
+
+    def _bounded(self, laid: LaidBack, bounds: Bounds) -> LaidBack:
+        """The scores with no chance for what is bounded outside its box."""
+        scores = laid.scores.clone()
+        inside = tuple(
+            slice(max(edge.start - part.start, 0), max(edge.stop - part.start, 0))
+            for edge, part in zip(bounds.slices_ZYX, laid.slices_ZYX, strict=True)
         )
-        covered = ((place >= -0.5) & (place <= size - 0.5)).all(dim=-1)
-        grid = (2 * place / (size - 1).clamp_min(1) - 1).flip(-1).to(scores)  # grid_sample speaks of (z, y, x)
-        sampled = F.grid_sample(scores[None], grid[None], mode="bilinear", padding_mode="border", align_corners=True)
-        values = self._values[sampled[0].argmax(dim=0).cpu().numpy()]
-        label_XYZ = automatic_ZYX.copy().T
-        part = label_XYZ[tuple(slice(a, b) for a, b in zip(low, high, strict=True))]
-        part[...] = np.where(covered.numpy(), values, part)
-        return label_XYZ.T
+        for name in bounds.structures:
+            channel = self._channels[name]
+            scores[channel] = -torch.inf
+            scores[channel][inside] = laid.scores[channel][inside]
+        return LaidBack(scores=scores, slices_ZYX=laid.slices_ZYX)
+
+    def _clear_beyond(self, label_ZYX: _Label, bounds: Bounds) -> None:
+        """Take away what is bounded and lies outside its box, far from it too."""
+        values = [self._values[self._channels[name]] for name in bounds.structures]
+        beyond_ZYX = np.isin(label_ZYX, values)
+        beyond_ZYX[bounds.slices_ZYX] = False
+        label_ZYX[beyond_ZYX] = 0
 
     def _require_within(self, geometry: Geometry, points: PointsByName) -> None:
         to_image = np.linalg.inv(geometry.affine_LPS())
@@ -147,16 +205,19 @@ class Interactor:
                         f" {geometry.shape_ZYX[::-1]} voxels (x, y, z). Nothing was outlined."
                     )
 
-    def _placed(self, prepared: _Prepared, points: PointsByName) -> list[Click]:
+    def _placed(self, prepared: MetaTensor, points: PointsByName) -> list[Click]:
         """The clicks on the network's grid."""
-        to_network = np.linalg.inv(prepared.tensor.affine.numpy()) @ np.diag([-1.0, -1.0, 1.0, 1.0])
-        last = np.array(prepared.tensor.shape[1:]) - 1
+        to_network = np.linalg.inv(prepared.affine.numpy()) @ np.diag([-1.0, -1.0, 1.0, 1.0])
+        last = np.array(prepared.shape[1:]) - 1
         clicks = []
         for name, of_name in points.items():
             for point in of_name:
                 x, y, z = np.clip(np.rint((to_network @ [*point, 1.0])[:3]), 0, last).astype(int).tolist()
                 clicks.append(Click(channel=self._channels[name], voxel_XYZ=(x, y, z)))
         return clicks
+
+    def _automatic_key(self, digest: str) -> tuple[str, ...]:
+        return digest, "automatic", self._own
 
 
 def interactive_config(plan: Plan, members: int = 1) -> Config:
@@ -197,10 +258,8 @@ def interactive_config(plan: Plan, members: int = 1) -> Config:
     }
 
 
-_CORNERS = [(x, y, z) for x in (0, 1) for y in (0, 1) for z in (0, 1)]
-
-
-def _digest(image: Volume) -> str:
-    content = hashlib.sha256(repr((image.geometry, image.array_ZYX.dtype.str)).encode())
-    content.update(np.ascontiguousarray(image.array_ZYX).data)
-    return content.hexdigest()
+def _with_middle(points: PointsByName, bounds: Bounds | None, geometry: Geometry) -> PointsByName:
+    """The clicks, and a box's middle where it bounds one structure that has none."""
+    if bounds is None or len(bounds.structures) != 1 or points.get(bounds.structures[0]):
+        return points
+    return {**points, bounds.structures[0]: [bounds.middle_mm_LPS(geometry)]}

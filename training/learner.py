@@ -9,7 +9,6 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from labeling_protocols.geometry import Volume
 from labeling_protocols.label import Label
 from training.plan import Plan, Precision
 
@@ -24,8 +23,11 @@ class Learner(Protocol):
     def network(self) -> torch.nn.Module:
         """The untrained network, with the random weights of torch's current seed."""
 
-    def prepare(self, case: str, image: Volume, label: Label) -> Any:
-        """One example of this task, tensors on the CPU, its case's id in `.case`; raises `NothingToLearnError`."""
+    def prepare(self, case: str, image: Any, label: Label) -> Any:
+        """One example of this task, tensors on the CPU, its case's id in `.case`; raises `NothingToLearnError`.
+
+        `image` is a `Volume`, or for a segmentation the channels of a case.
+        """
 
     def load(self, examples: Sequence[Any], device: torch.device) -> None:
         """Keep the training examples on the device."""

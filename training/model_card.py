@@ -38,7 +38,7 @@ def bundle_parts(candidate: Candidate) -> dict[str, bytes]:
     return {
         "LICENSE": _LICENSE.read_bytes(),
         METADATA: _json(metadata(candidate)),
-        CONFIG: _json(inference_config(candidate.plan, candidate.members)),
+        CONFIG: _json(inference_config(candidate.plan, candidate.members, candidate.validated)),
         PLAN: candidate.plan.as_json().encode(),
         "models/model.pt": _torch_bytes(candidate.weights),
         WEIGHTS: safetensors.torch.save(dict(candidate.weights)),
@@ -48,9 +48,9 @@ def bundle_parts(candidate: Candidate) -> dict[str, bytes]:
     }
 
 
-def inference_config(plan: Plan, members: int = 1) -> dict[str, Any]:
+def inference_config(plan: Plan, members: int = 1, validated: str = "") -> dict[str, Any]:
     """What `python -m monai.bundle run inference` does with `configs/inference.json`, by the plan's task."""
-    config = kit_of(plan.task).config(plan, members)
+    config = kit_of(plan.task).config(plan, members, validated)
     return {**config, "inference": config["run"]}
 
 

@@ -44,7 +44,7 @@ def _dynunet(plan: Plan) -> Config:
     return {
         "_target_": "monai.networks.nets.DynUNet",
         "spatial_dims": 3,
-        "in_channels": 1,
+        "in_channels": plan.channels_in,
         "out_channels": plan.channels_out,
         "kernel_size": [3] * len(strides),
         "strides": strides,
@@ -59,7 +59,7 @@ def _unet(plan: Plan) -> Config:
     return {
         "_target_": "monai.networks.nets.UNet",
         "spatial_dims": 3,
-        "in_channels": 1,
+        "in_channels": plan.channels_in,
         "out_channels": plan.channels_out,
         "channels": list(plan.channels),
         "strides": [list(stride) for stride in plan.strides[1:]],
@@ -72,7 +72,7 @@ def _segresnet(plan: Plan) -> Config:
     return {
         "_target_": "monai.networks.nets.SegResNet",
         "spatial_dims": 3,
-        "in_channels": 1,
+        "in_channels": plan.channels_in,
         "out_channels": plan.channels_out,
         "init_filters": plan.channels[0],
         "blocks_down": [1] + [2] * (len(plan.strides) - 1),
@@ -91,7 +91,7 @@ def _swinunetr(plan: Plan) -> Config:
     return {
         "_target_": "monai.networks.nets.SwinUNETR",
         "spatial_dims": 3,
-        "in_channels": 1,
+        "in_channels": plan.channels_in,
         "out_channels": plan.channels_out,
         "feature_size": max(12, plan.channels[0] // 12 * 12),
     }

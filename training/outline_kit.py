@@ -1,6 +1,6 @@
 """The pipeline's side of outlines: segmentation, and the interactive variant, scored without a click."""
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -8,6 +8,8 @@ import torch
 from matplotlib.figure import Figure as Picture
 from torch import Tensor
 
+from labeling_protocols.channels import Images, channels_of
+from labeling_protocols.geometry import Volume
 from labeling_protocols.protocol import Protocol
 from labeling_protocols.store import Store
 from training import pictures
@@ -29,7 +31,7 @@ class OutlineKit:
 
     task: ModelTask
 
-    def config(self, plan: Plan, members: int) -> Config:
+    def config(self, plan: Plan, members: int, validated: str = "") -> Config:
         config_of = interactive_config if self.task is ModelTask.INTERACTIVE else segmentation_config
         return config_of(plan, members)
 
@@ -42,8 +44,8 @@ class OutlineKit:
     def score(self, model: Segmenter | Interactor, cases: Iterable[TestCase], plan: Plan, protocol: Protocol) -> str:
         """Dice, surfaces and volumes by structure; of a segmentation also how its probabilities are calibrated."""
         found = evaluate(
-            model.predict,
-            ((one.case, one.image, one.label) for one in cases),
+            _drawn_by(model),
+            ((one.case, one.images(plan), one.label) for one in cases),
             protocol.values,
             tolerance_mm=surface_tolerances_mm(protocol),
             probabilities=(lambda image: model.probabilities(image, list(plan.targets)))
@@ -90,10 +92,17 @@ class OutlineKit:
     ) -> Iterator[tuple[str, Picture]]:
         for rank, one, value in shown:
             title = f"{rank} held-out case, mean Dice {value:.3f}"
-            truth, predicted = one.label.volume(), model.predict(one.image)
+            truth, predicted = one.label.volume(), _drawn_by(model)(one.every)
             yield rank, pictures.overlay(protocol, title, one.image, truth, predicted)
 
     def charts(self, scores: str) -> Iterator[tuple[str, Picture]]:
         sums = Evaluation.from_json(scores).reliability()
         if sums:
             yield "reliability", reliability_diagram(sums)
+
+
+def _drawn_by(model: Segmenter | Interactor) -> Callable[[Images], Volume]:
+    """What a model draws; only a segmentation is shown several channels."""
+    if isinstance(model, Segmenter):
+        return lambda images: model.predict(images)
+    return lambda images: model.predict(channels_of(images)[0])

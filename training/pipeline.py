@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from labeling_protocols import audit
 from labeling_protocols.blobs import write_durably
 from training import gate, run_page, snapshot_index
-from training.assessing import CROSS_VALIDATION, assess
+from training.assessing import CROSS_VALIDATION, VALIDATED, assess
 from training.bundle import PLAN, open_bundle, write_bundle
 from training.change_control import find_change_plan
 from training.changes import Changes, changes, made_of
@@ -105,6 +105,7 @@ def release(place: Workplace, job: str, *, tell: Tell = lambda said: None) -> Ou
             changelog=version.changelog,
             weights=work.weights(),
             members=len(work.parts(plan)),
+            validated=stored[VALIDATED],
             report=report,
             decision=decision,
             change_plan=change_plan,

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
 
+from labeling_protocols.channels import Images, channels_of
 from labeling_protocols.geometry import Geometry, Volume
 
 _STRICT = ConfigDict(extra="forbid")
@@ -23,6 +24,8 @@ _Positive = Annotated[float, Field(gt=0)]
 _Count = Annotated[int, Field(ge=1)]
 _Spacing = tuple[_Positive, _Positive, _Positive]
 _Size = tuple[_Count, _Count, _Count]
+Intensity = tuple[float, float, float, float]
+"""Mean, standard deviation, and the 0.5 and 99.5 % points of one channel's values."""
 
 _DOWNSAMPLINGS_MAX = 5
 _EDGE_MIN = 4  # voxels that the coarsest feature map keeps along each axis
@@ -64,8 +67,8 @@ class Budget:
     patches: int
 
 
-# A step within seconds on two cores and within 2 GB; for volumes of 50³ about a quarter of an hour in all.
-CPU_BUDGET = Budget(patch_voxels=64**3, channels=(16, 32, 64, 128, 192, 256), patches=7200)
+# A step within seconds on two cores and within 2 GB; for volumes of 50³ about ten minutes in all.
+CPU_BUDGET = Budget(patch_voxels=64**3, channels=(16, 32, 64, 128, 192, 256), patches=4500)
 # nnU-Net's widths; within 12 GB at a batch of two in bfloat16.
 GPU_BUDGET = Budget(patch_voxels=128**3, channels=(32, 64, 128, 256, 320, 320), patches=100_000)
 
@@ -84,6 +87,8 @@ class Fingerprint:
     intensity_high: float
     share: Mapping[str, float] = dataclasses.field(default_factory=dict)
     """Mean share of the voxels that each structure has."""
+    further_intensities: tuple[Intensity, ...] = ()
+    """Of each channel after the first."""
 
 
 @dataclass(frozen=True, kw_only=True, config=_STRICT)
@@ -96,7 +101,9 @@ class Plan:
     many looks at the validation cases without a better score end the training, which then keeps its best weights;
     without it all epochs are trained and the last weights kept. `average` is the decay of the weights' moving average,
     which is what is validated and kept; 0 for none. `mirror_axes` (of R, A, S) are those along which patches are
-    mirrored. `anchors_mm` are the edges of the boxes that a detection starts from.
+    mirrored. `anchors_mm` are the edges of the boxes that a detection starts from. `inputs` names the channels of the
+    image in their order, none where there is one image; intensities are those of the first, `further_intensities` of
+    the others.
     """
 
     task: ModelTask = ModelTask.SEGMENTATION
@@ -126,6 +133,13 @@ class Plan:
     precision: Precision
     window_overlap: Annotated[float, Field(ge=0, lt=1)]
     seed: int
+    inputs: tuple[str, ...] = ()
+    further_intensities: tuple[Intensity, ...] = ()
+
+    @property
+    def channels_in(self) -> int:
+        """How many images of one grid the network is shown together."""
+        return max(1, len(self.inputs))
 
     @property
     def channels_out(self) -> int:
@@ -133,7 +147,8 @@ class Plan:
         return len(self.targets) + 1
 
     def as_json(self) -> str:
-        return _ADAPTER.dump_json(self, indent=2).decode() + "\n"
+        left_out = None if self.inputs else {"inputs", "further_intensities"}  # as plans were before there were several
+        return _ADAPTER.dump_json(self, indent=2, exclude=left_out).decode() + "\n"
 
     @classmethod
     def from_json(cls, text: str) -> "Plan":
@@ -144,32 +159,33 @@ _ADAPTER: TypeAdapter[Plan] = TypeAdapter(Plan)
 
 
 def take_fingerprint(
-    cases: Iterable[tuple[Volume, Volume]], values: Mapping[str, int] = MappingProxyType({})
+    cases: Iterable[tuple[Images, Volume]], values: Mapping[str, int] = MappingProxyType({})
 ) -> Fingerprint:
-    """The fingerprint of training cases, each an image with its label, looked at one after the other.
+    """The fingerprint of training cases, each an image, or its channels, with its label, one after the other.
 
     `values` are the structures' by name. Intensities are those inside structures, or of a whole image where nothing is
     outlined.
     """
     grids, inside, shares = [], [], []
-    for image, label in cases:
-        grids.append(canonical_grid(image.geometry))
-        inside.append(_inside(image, label))
+    for images, label in cases:
+        channels = channels_of(images)
+        grids.append(canonical_grid(channels[0].geometry))
+        inside.append([_inside(channel, label) for channel in channels])
         shares.append([np.count_nonzero(label.array_ZYX == value) / label.array_ZYX.size for value in values.values()])
     spacing_mm = np.median([spacing for _, spacing in grids], axis=0)
     shapes = [np.ceil(np.multiply(shape, spacing) / spacing_mm) for shape, spacing in grids]
-    voxels = np.concatenate(inside)
-    low, high = np.percentile(voxels, (0.5, 99.5))
+    (mean, std, low, high), *further = (_intensity(np.concatenate(of)) for of in zip(*inside, strict=True))
     return Fingerprint(
         cases=len(grids),
         spacing_mm_RAS=_three(spacing_mm),
         shape_RAS=_sizes(np.ceil(np.median(shapes, axis=0))),
         shape_max_RAS=_sizes(np.max(shapes, axis=0)),
-        intensity_mean=float(voxels.mean()),
-        intensity_std=float(voxels.std()),
-        intensity_low=float(low),
-        intensity_high=float(high),
+        intensity_mean=mean,
+        intensity_std=std,
+        intensity_low=low,
+        intensity_high=high,
         share=dict(zip(values, np.mean(shares, axis=0).tolist(), strict=True)),
+        further_intensities=tuple(further),
     )
 
 
@@ -183,6 +199,7 @@ def make_plan(
     question: str = "",
     mirror_axes: tuple[int, ...] = (),
     budget: Budget = CPU_BUDGET,
+    inputs: tuple[str, ...] = (),
 ) -> Plan:
     """The plan for this fingerprint; `values` are the voxel values of what is learned, by name."""
     patch, strides = _patch_and_strides(fingerprint.shape_RAS, fingerprint.spacing_mm_RAS, budget.patch_voxels)
@@ -213,6 +230,8 @@ def make_plan(
         precision=precision,
         window_overlap=0.5,
         seed=20,
+        inputs=inputs,
+        further_intensities=tuple((m, s or 1.0, low, high) for m, s, low, high in fingerprint.further_intensities),
     )
 
 
@@ -243,6 +262,11 @@ def _inside(image: Volume, label: Volume) -> NDArray[np.float64]:
     voxels = image.array_ZYX[label.array_ZYX != 0]
     voxels = voxels if voxels.size else image.array_ZYX.ravel()
     return voxels[:: max(1, voxels.size // 10_000)].astype(np.float64)
+
+
+def _intensity(voxels: NDArray[np.float64]) -> Intensity:
+    low, high = np.percentile(voxels, (0.5, 99.5))
+    return float(voxels.mean()), float(voxels.std()), float(low), float(high)
 
 
 def _patch_and_strides(shape: _Size, spacing_mm: _Spacing, voxels_max: int) -> tuple[_Size, tuple[_Size, ...]]:

@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import torch
 
+from labeling_protocols.channels import Images
 from labeling_protocols.geometry import Volume
 from labeling_protocols.protocol import Protocol, Structure, Task
 from labeling_protocols.protocol_parts import BooleanQuestion, ChoiceQuestion, IntegerQuestion
@@ -33,15 +34,16 @@ _RIGHT_AXIS = 0
 def plan_for(work: TrainingJob, precision: Precision, device: torch.device) -> Plan:
     """The plan for this job's training cases on this device; raises `PlanError` where the task has nothing to learn."""
     values = targets(work.protocol, work.request.task, work.request.question)
+    inputs = _inputs(work.protocol, work.request.task)
     budget = _budget(device)
     boxes_mm: list[tuple[float, float, float]] = []
 
-    def cases() -> Iterator[tuple[Volume, Volume]]:
+    def cases() -> Iterator[tuple[Images, Volume]]:
         for case in work.snapshot.training:
-            image, label = work.image(case), work.label(case)
+            images, label = work.images(case), work.label(case)
             if work.request.task is ModelTask.DETECTION:
-                boxes_mm.extend(sizes_mm_RAS(true_boxes(label, values), image.geometry))
-            yield image, label.volume()
+                boxes_mm.extend(sizes_mm_RAS(true_boxes(label, values), label.geometry))
+            yield images, label.volume()
 
     fingerprint = take_fingerprint(cases(), work.protocol.values)
     if work.request.task is ModelTask.CLASSIFICATION:
@@ -55,12 +57,16 @@ def plan_for(work: TrainingJob, precision: Precision, device: torch.device) -> P
         question=work.request.question,
         mirror_axes=_mirrored(work.protocol),
         budget=budget,
+        inputs=inputs,
     )
     if plan.task is ModelTask.CLASSIFICATION:
         plan = plan_classification(plan)
     if plan.task is ModelTask.DETECTION:
         plan = plan_detection(plan, boxes_mm)
-    return override(plan, {**work.place.overrides, **work.request.overrides})
+    plan = override(plan, {**work.place.overrides, **work.request.overrides})
+    if plan.inputs != inputs:
+        raise PlanError("inputs are the channels of the protocol, and not the plan's to change. Nothing was trained.")
+    return plan
 
 
 def targets(protocol: Protocol, task: ModelTask, question: str) -> Mapping[str, int]:
@@ -72,6 +78,18 @@ def targets(protocol: Protocol, task: ModelTask, question: str) -> Mapping[str, 
     if not structures:
         raise PlanError(f"protocol {protocol.name} has no structure for a {task} to learn. Nothing was trained.")
     return {structure.name: structure.value for structure in structures}
+
+
+def _inputs(protocol: Protocol, task: ModelTask) -> tuple[str, ...]:
+    """The channels a network is shown, where the protocol has several; only a segmentation is trained with these."""
+    if len(protocol.channels) < 2:
+        return ()
+    if task is not ModelTask.SEGMENTATION:
+        raise PlanError(
+            f"protocol {protocol.name} has the channels {', '.join(protocol.channels)}, and the task {task} learns from"
+            " one image; train a segmentation, or make a protocol of one channel. Nothing was trained."
+        )
+    return protocol.channels
 
 
 def _options(protocol: Protocol, name: str) -> tuple[str, ...]:

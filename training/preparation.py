@@ -4,6 +4,7 @@ Training and the bundle's `configs/inference.json` build their transforms from t
 the network as the training images did.
 """
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -11,7 +12,7 @@ from monai.bundle import ConfigParser
 from monai.data import MetaTensor
 from monai.transforms import Compose
 
-from labeling_protocols.geometry import Volume
+from labeling_protocols.channels import ChannelsError, Images, channels_of
 from training.plan import Normalisation, Plan
 
 Config = dict[str, Any]
@@ -63,15 +64,48 @@ def preparation(plan: Plan) -> Compose:
     return ConfigParser({"prepare": prepare_config(plan, with_label=True)}).get_parsed_content("prepare")
 
 
-def as_tensor(volume: Volume) -> MetaTensor:
-    """Voxels as MONAI holds them: (1, X, Y, Z) float32 with the affine in RAS."""
-    array_XYZ = torch.from_numpy(volume.array_ZYX.astype("float32")).permute(2, 1, 0).contiguous()
-    return MetaTensor(array_XYZ[None], affine=torch.from_numpy(volume.geometry.affine_RAS()))
+def as_tensor(images: Images) -> MetaTensor:
+    """Voxels as MONAI holds them: (C, X, Y, Z) float32, an image or its channels, with the first's affine in RAS."""
+    channels = channels_of(images)
+    arrays_XYZ = [torch.from_numpy(one.array_ZYX.astype("float32")).permute(2, 1, 0) for one in channels]
+    return MetaTensor(torch.stack(arrays_XYZ).contiguous(), affine=torch.from_numpy(channels[0].geometry.affine_RAS()))
+
+
+def require_inputs(config: Mapping[str, Any], images: Images) -> None:
+    """Raise `ChannelsError` where a bundle's network is shown another number of images than these."""
+    network = config["network_def"]
+    expected = network.get("modules", [network])[0].get("in_channels")
+    found = len(channels_of(images))
+    if expected is not None and expected != found:
+        raise ChannelsError(
+            f"found {found} image(s); the model is shown {expected} of one grid together. Nothing was predicted."
+        )
+
+
+def channel_files(plan: Plan) -> Config:
+    """How a bundle's configuration finds the channels of an image, where there are several.
+
+    They are files NAME_0000, NAME_0001 and on, in the plan's order, or one file with a fourth axis.
+    """
+    if plan.channels_in == 1:
+        return {}
+    cases = (
+        "itertools.groupby(sorted(pathlib.Path(@dataset_dir).iterdir()),"
+        " key=lambda path: re.sub(r'_[0-9]{4}(?=[.])', '', path.name))"
+    )
+    return {
+        "imports": ["$import itertools", "$import pathlib", "$import re", "$import numpy", "$import torch"],
+        "images": f"$[paths if len(paths) > 1 else paths[0] for paths in [[str(p) for p in of] for _, of in {cases}]]",
+    }
 
 
 def _normalise(plan: Plan) -> list[Config]:
+    """Each channel by itself."""
     if plan.normalisation is Normalisation.ZSCORE:
-        return [{"_target_": "NormalizeIntensityd", "keys": ["image"]}]
+        each = {"channel_wise": True} if plan.channels_in > 1 else {}
+        return [{"_target_": "NormalizeIntensityd", "keys": ["image"], **each}]
+    if plan.channels_in > 1:
+        return _clip_and_scale_each(plan)
     clip = {"a_min": plan.intensity_low, "a_max": plan.intensity_high}
     return [
         {
@@ -82,6 +116,23 @@ def _normalise(plan: Plan) -> list[Config]:
             "b_max": (plan.intensity_high - plan.intensity_mean) / plan.intensity_std,
             "clip": True,
         }
+    ]
+
+
+def _clip_and_scale_each(plan: Plan) -> list[Config]:
+    """What is done to one channel below, by figures of each; MONAI clips all channels alike, or by percentiles."""
+    first = (plan.intensity_mean, plan.intensity_std, plan.intensity_low, plan.intensity_high)
+    means, deviations, lows, highs = (list(of) for of in zip(first, *plan.further_intensities, strict=True))
+    bounds = [f"torch.tensor({of}).reshape(-1, 1, 1, 1)" for of in (lows, highs)]
+    return [
+        {"_target_": "Lambdad", "keys": ["image"], "func": f"$lambda image: image.clamp({bounds[0]}, {bounds[1]})"},
+        {
+            "_target_": "NormalizeIntensityd",
+            "keys": ["image"],
+            "subtrahend": means,
+            "divisor": deviations,
+            "channel_wise": True,
+        },
     ]
 
 

@@ -7,7 +7,7 @@ from monai.inferers import SlidingWindowInferer
 from monai.losses import DiceCELoss
 from torch import Tensor
 
-from labeling_protocols.geometry import Volume
+from labeling_protocols.channels import Images
 from labeling_protocols.label import Label
 from training.data import Bank, Example, prepare_example
 from training.learner import autocast
@@ -28,7 +28,7 @@ class SegmentationLearner:
     def network(self) -> torch.nn.Module:
         return build_network(self._plan)
 
-    def prepare(self, case: str, image: Volume, label: Label) -> Example:
+    def prepare(self, case: str, image: Images, label: Label) -> Example:
         return prepare_example(self._plan, case, image, label.volume())
 
     def load(self, examples: Sequence[Example], device: torch.device) -> None:

@@ -23,7 +23,8 @@ def signature_of(plan: Plan) -> ModelSignature:
     """Tensors of the network: first axis the batch (boxes of a detection: one row a box, corners in voxels), then
     channels.
     """
-    channels_in = _ANY if plan.task is ModelTask.INTERACTIVE else 1  # the image, and a channel for each kind of click
+    # Of an interactive model the image, and a channel for each kind of click.
+    channels_in = _ANY if plan.task is ModelTask.INTERACTIVE else plan.channels_in
     image = TensorSpec(_FLOAT, (_ANY, channels_in, *_VOLUME), name="image")
     return ModelSignature(inputs=Schema([image]), outputs=Schema(_answers(plan)))
 

@@ -41,7 +41,8 @@ _NONE: Mapping[str, Any] = MappingProxyType({})
 class SnapshotCase:
     """One image with its truth, both as blob digests; `reads` and `adjudication` say where the truth came from.
 
-    `fold_value`, in [0, 1), is its patient's place among folds; None in snapshots of earlier releases.
+    `fold_value`, in [0, 1), is its patient's place among folds; None in snapshots of earlier releases. `channels` are
+    name and digest of each further image, in the protocol's order.
     """
 
     case: str
@@ -55,6 +56,7 @@ class SnapshotCase:
     held_out: bool
     strata: Strata = field(default_factory=Strata)
     fold_value: float | None = None
+    channels: tuple[tuple[str, str], ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -140,6 +142,8 @@ def make_snapshot(
     for truth in sorted(truths, key=lambda truth: truth.case.id):
         if not since <= truth.protocol_version <= protocol.version:
             reasons.setdefault(truth.case.id, f"read under protocol version {truth.protocol_version}")
+        if lacking := [name for name in protocol.channels[1:] if name not in truth.case.channels]:
+            reasons.setdefault(truth.case.id, f"it lacks channel {', '.join(lacking)}")
         if truth.case.id not in reasons:
             taking.append(truth)
     if len(taking) < TRUTHS_MIN:
@@ -154,7 +158,8 @@ def make_snapshot(
         protocol_version=protocol.version,
         protocol_digest=protocol.digest,
         cases=tuple(
-            _case(truth, truth.case.patient in held_out, fold_value(truth.case.patient, secret)) for truth in taking
+            _case(truth, protocol, truth.case.patient in held_out, fold_value(truth.case.patient, secret))
+            for truth in taking
         ),
         exclusions=tuple(Exclusion(case=case, reason=reasons[case]) for case in sorted(reasons)),
     )
@@ -209,7 +214,8 @@ def _fold(snapshot: Snapshot, number: int, validation: list[SnapshotCase]) -> Fo
     return Fold(number=number, training=training, validation=tuple(validation))
 
 
-def _case(truth: Truth, held_out: bool, place: float) -> SnapshotCase:
+def _case(truth: Truth, protocol: Protocol, held_out: bool, place: float) -> SnapshotCase:
+    digests = dict(zip(truth.case.channels, truth.case.channel_images, strict=True))
     return SnapshotCase(
         case=truth.case.id,
         patient=truth.case.patient,
@@ -222,6 +228,7 @@ def _case(truth: Truth, held_out: bool, place: float) -> SnapshotCase:
         held_out=held_out,
         strata=truth.case.strata,
         fold_value=place,
+        channels=tuple((name, digests[name]) for name in protocol.channels[1:]),
     )
 
 
@@ -229,7 +236,7 @@ def _case_as_json(case: SnapshotCase) -> dict[str, Any]:
     stored = {one.name: getattr(case, one.name) for one in fields(case)}
     stored["geometry"] = case.geometry.as_json()
     stored["strata"] = case.strata.as_json() if case.strata.known else None
-    not_known = [name for name in ("strata", "fold_value") if stored[name] is None]
+    not_known = [name for name in ("strata", "fold_value", "channels") if stored[name] in (None, ())]
     return {name: value for name, value in stored.items() if name not in not_known}
 
 
@@ -238,5 +245,6 @@ def _case_from_json(stored: dict[str, Any]) -> SnapshotCase:
         "reads": tuple(stored["reads"]),
         "geometry": Geometry.from_json(stored["geometry"]),
         "strata": Strata.from_json(stored.get("strata")),
+        "channels": tuple((name, digest) for name, digest in stored.get("channels", ())),
     }
     return SnapshotCase(**{**stored, **parsed})

@@ -17,6 +17,7 @@ class What(StrEnum):
     REMOVED = "case removed"
     TRUTH = "truth"
     STRATA = "strata"
+    IMAGES = "images"
     EXCLUSION = "exclusion"
     SIDE = "side moved"  # must never be
 
@@ -77,6 +78,9 @@ def _case(old: SnapshotCase, new: SnapshotCase) -> Iterator[Change]:
     if (old.label, settled_by(old)) != (new.label, settled_by(new)):
         label = "the same label" if old.label == new.label else "another label"
         yield Change(what=What.TRUTH, case=new.case, words=f"{settled_by(old)} → {settled_by(new)}, {label}")
+    if old.channels != new.channels:
+        told = " → ".join(", ".join(name for name, _ in one.channels) or "none" for one in (old, new))
+        yield Change(what=What.IMAGES, case=new.case, words=f"further channels {told}")
     yield from strata_change(new.case, old.strata, new.strata)
 
 

@@ -145,7 +145,9 @@ def _read_before(store: Store, protocol_name: str, since_version: int) -> dict[s
 
 def _unusable(blobs: Blobs, truth: Truth) -> str | None:
     """Why a truth cannot be learned from; None where image and label are there and are what they were."""
-    for what, digest in (("image", truth.case.image), ("label", truth.label)):
+    channels = zip(truth.case.channels, truth.case.channel_images, strict=True)
+    channels_of = ((f"channel {name}", digest) for name, digest in channels)
+    for what, digest in (("image", truth.case.image), *channels_of, ("label", truth.label)):
         try:
             blobs.get(digest)
         except FileNotFoundError:

@@ -73,6 +73,7 @@ class _Checked:
         known = {read.id: read for read in self._store.reads(self._case.case)}
         reads = [known[number] for number in self._case.reads if number in known]
         blobs = {"image": self._case.image, "label": self._case.label}
+        blobs |= {f"channel {name}": digest for name, digest in self._case.channels}
         blobs |= {f"label of read {read.id}": read.label for read in reads}
         self.blobs = len(blobs)
         lacking = [

@@ -1,7 +1,7 @@
 """What the pipeline needs to know of a task: its model, how answers are scored, and what is told and shown of them."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import torch
@@ -9,6 +9,7 @@ from matplotlib.figure import Figure as Picture
 from torch import Tensor
 
 import labeling_protocols.protocol as protocols
+from labeling_protocols.channels import ChannelsError, Images
 from labeling_protocols.geometry import Volume
 from labeling_protocols.label import Label
 from labeling_protocols.store import Store
@@ -32,13 +33,33 @@ class TestCase:
     strata: Strata
     image: Volume
     label: Label
+    further: Mapping[str, Volume] = field(default_factory=dict)
+    """The channels after the first, by name."""
+
+    @property
+    def every(self) -> Images:
+        """The image, or all channels."""
+        return (self.image, *self.further.values()) if self.further else self.image
+
+    def images(self, plan: Plan) -> Images:
+        """What a model of this plan is shown: the image, or it and the further channels that the plan names.
+
+        Raises `ChannelsError` where the case lacks one.
+        """
+        further = plan.inputs[1:]
+        if lacking := [name for name in further if name not in self.further]:
+            raise ChannelsError(f"case {self.case} lacks channel {', '.join(lacking)}, which the model is shown")
+        return (self.image, *(self.further[name] for name in further)) if further else self.image
 
 
 class TaskKit(Protocol):
     """One task's side of the pipeline. Scores are JSON texts, which a job keeps."""
 
-    def config(self, plan: Plan, members: int) -> Config:
-        """The bundle's `configs/inference.json` for so many networks that answer together."""
+    def config(self, plan: Plan, members: int, validated: str = "") -> Config:
+        """The bundle's `configs/inference.json` for so many networks that answer together.
+
+        `validated` are the scores of a cross-validation, if there was one: an operating point is chosen on them.
+        """
 
     def model(self, config: Mapping[str, Any], weights: Mapping[str, Tensor], device: torch.device) -> Any:
         """What answers for an image; raises `BundleError` where the weights are not the network's."""

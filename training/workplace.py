@@ -14,6 +14,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from torch import Tensor
 
 from labeling_protocols.blobs import write_durably
+from labeling_protocols.channels import Images, channels_of
 from labeling_protocols.geometry import Volume
 from labeling_protocols.label import Label
 from labeling_protocols.protocol import Protocol
@@ -145,7 +146,7 @@ class TrainingJob:
         found = []
         for case in cases:
             with contextlib.suppress(NothingToLearnError):
-                found.append(learner.prepare(case.case, self.image(case), self.label(case)))
+                found.append(learner.prepare(case.case, self.images(case), self.label(case)))
         return found
 
     def weights(self) -> dict[str, Tensor]:
@@ -168,12 +169,24 @@ class TrainingJob:
         return next(case for case in self.snapshot.cases if case.case == case_id)
 
     def test_case(self, case: SnapshotCase) -> TestCase:
-        image, label = self.image(case), self.label(case)
-        return TestCase(case=case.case, patient=case.patient, strata=case.strata, image=image, label=label)
+        (image, *further), label = channels_of(self.images(case)), self.label(case)
+        return TestCase(
+            case=case.case,
+            patient=case.patient,
+            strata=case.strata,
+            image=image,
+            label=label,
+            further={name: volume for (name, _), volume in zip(case.channels, further, strict=True)},
+        )
 
-    def image(self, case: SnapshotCase) -> Volume:
-        """The image by its digest, re-hashed as it is read."""
-        return read_volume_bytes(self.place.store.blobs.get(case.image), ".nii.gz")
+    def images(self, case: SnapshotCase) -> Images:
+        """The image, or its channels on one grid, by their digests, re-hashed as they are read."""
+        blobs = self.place.store.blobs
+        first = read_volume_bytes(blobs.get(case.image), ".nii.gz")
+        if not case.channels:
+            return first
+        further = (read_volume_bytes(blobs.get(digest), ".nii.gz") for _, digest in case.channels)
+        return (first, *(Volume(array_ZYX=one.array_ZYX, geometry=first.geometry) for one in further))
 
     def label(self, case: SnapshotCase) -> Label:
         return self.place.store.label(case.label)

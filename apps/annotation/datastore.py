@@ -72,7 +72,9 @@ class ReadsDatastore(Datastore):
         raise _refused()
 
     def get_image_info(self, image_id: str) -> dict[str, Any]:
-        return image_info(self.store.case(image_id))
+        case = self.store.case(image_id)
+        named = self.store.protocol(case.protocol).channels[:1]
+        return {**image_info(case), **({"channels": [*named, *case.channels]} if case.channels else {})}
 
     def get_label_info(self, label_id: str, label_tag: str) -> dict[str, Any]:
         return self.stored(self.store.case(label_id), label_tag).info

@@ -60,11 +60,11 @@ def check_image(image: str, caller: Anyone, overread: Overread, check_sum: str |
 
 
 @router.get("/image")
-def download_image(image: str, caller: Anyone, overread: Overread) -> Response:
-    """The image, named by its case."""
+def download_image(image: str, caller: Anyone, overread: Overread, channel: str = "") -> Response:
+    """The image, named by its case; of several channels the first, which labels lie on, or the one that is named."""
     case = overread.store.case(image)
     _renew(overread, case, caller)
-    return _image(overread, case)
+    return _image(overread, case, channel)
 
 
 @router.get("/image/info")
@@ -139,9 +139,10 @@ def _stored(overread: Overread, case: Case, tag: str, caller: Caller) -> StoredL
         return overread.reads.stored(case, tag)
 
 
-def _image(overread: Overread, case: Case) -> Response:
-    path = overread.store.image_path(case)
-    return FileResponse(path, media_type="application/gzip", filename=f"{case.id}{IMAGE_SUFFIX}")
+def _image(overread: Overread, case: Case, channel: str = "") -> Response:
+    path = overread.store.image_path(case, channel)
+    name = f"{case.id}_{channel}" if channel else case.id
+    return FileResponse(path, media_type="application/gzip", filename=f"{name}{IMAGE_SUFFIX}")
 
 
 def _renew(overread: Overread, case: Case, caller: Caller) -> None:

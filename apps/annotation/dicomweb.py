@@ -1,91 +1,57 @@
-"""A read-only DICOMweb gateway over the site's archive of de-identified series: QIDO-RS and WADO-RS for OHIF.
+"""The DICOMweb gateway: QIDO-RS, WADO-RS and STOW-RS over the site's archive, for OHIF and any other client.
 
-dicomweb-client's `DICOMfileClient` keeps the index and answers searches; roles are enforced here.
+Everybody with an account sees the series that are cases here, de-identified, whether their pixels lie in the site's
+folder or in an archive server. The same routes answer where monailabel's plug-ins look for them (`MonaiLabelPaths`).
 """
 
 import json
-import logging
 import re
-import secrets
-import time
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import AsyncIterator, Callable, Sequence
+from functools import partial, wraps
+from inspect import signature
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any
 
-import numpy as np
-import requests
-from dicomweb_client import DICOMfileClient
 from fastapi import APIRouter, Depends, HTTPException, Request
-from fastapi.responses import Response
-from pydicom import Dataset, dcmread
-from pydicom.encaps import get_frame
+from fastapi.responses import FileResponse, Response, StreamingResponse
 from pydicom.uid import UID, ExplicitVRLittleEndian
+from starlette.concurrency import run_in_threadpool
+from starlette.types import ASGIApp, Receive, Scope, Send
 
-from apps.annotation.dependencies import Anyone
+from apps.annotation import dicomweb_store
+from apps.annotation.dependencies import Anyone, Overread, Worker
+from apps.annotation.dicomweb_asked import (
+    Place,
+    anywhere,
+    in_frames,
+    in_instance,
+    in_series,
+    in_study,
+    rendering_of,
+    search_of,
+    wants_one_file,
+    wants_uncompressed,
+)
+from apps.annotation.dicomweb_frames import file_of, frames, pixel_data
+from apps.annotation.dicomweb_multipart import Part, multipart, part_files
+from apps.annotation.dicomweb_rendered import Rendering, rendered
+from apps.archive import Archive
+from apps.archive_index import Found, Index, Slice
+from apps.incoming import incoming
+from apps.settings import Site
 from labeling_protocols.store import UnknownError
 
-router = APIRouter(prefix="/dicomweb")
+__all__ = ["Archive", "MonaiLabelPaths", "TheArchive", "router"]
 
-# Its messages repeat what was searched for, which can be a patient's name typed into the wrong box.
-logging.getLogger("dicomweb_client").setLevel(logging.CRITICAL)
+ADDRESS = "/dicomweb"
+router = APIRouter(prefix=ADDRESS)
+_MONAILABEL = re.compile(r"^/proxy/dicom/(qido|wado|stow)(?=/)")
 
-_UID = re.compile(r"^[0-9.]{1,64}$")
-_LOOK_AGAIN_S = 1.0
 _JSON = "application/dicom+json"
-_CONTROL = {"limit", "offset", "fuzzymatching", "includefield"}
-# PS3.18 table 8.7.3-2: what a compressed frame is called on the wire.
-_MEDIA_TYPES = {
-    "1.2.840.10008.1.2.4.50": "image/jpeg",
-    "1.2.840.10008.1.2.4.51": "image/jpeg",
-    "1.2.840.10008.1.2.4.57": "image/jpeg",
-    "1.2.840.10008.1.2.4.70": "image/jpeg",
-    "1.2.840.10008.1.2.4.80": "image/jls",
-    "1.2.840.10008.1.2.4.81": "image/jls",
-    "1.2.840.10008.1.2.4.90": "image/jp2",
-    "1.2.840.10008.1.2.4.91": "image/jp2",
-    "1.2.840.10008.1.2.5": "image/dicom-rle",
-}
-
-_Answer = TypeVar("_Answer")
-
-
-class Archive:
-    """The archive's index. SQLite's connection stays in one thread, so every question is asked there."""
-
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix="archive")
-        self._client: DICOMfileClient | None = None
-        self._seen: object = None
-        self._looked = 0.0
-
-    def ask(self, question: Callable[[DICOMfileClient], _Answer]) -> _Answer:
-        """The answer of the index, which is made anew where the folder has changed."""
-        try:
-            return self._thread.submit(lambda: question(self._current())).result()
-        except requests.HTTPError as error:  # what the client makes of any mistake in a search
-            raise HTTPException(400, "this search cannot be answered") from error
-
-    def path(self, study: str, series: str, instance: str) -> Path:
-        """The file of an instance; raises `UnknownError`."""
-        try:
-            # The client's own retrieval knows no implicit VR, the most common syntax, so only its index is used.
-            return self.ask(lambda client: client._db_manager.get_instance_file_path(study, series, instance))
-        except OSError as error:
-            raise UnknownError("no such instance in this archive") from error
-
-    def close(self) -> None:
-        self._thread.shutdown()
-
-    def _current(self) -> DICOMfileClient:
-        if self._client is None or time.monotonic() - self._looked > _LOOK_AGAIN_S:
-            state = sorted((entry.name, entry.stat().st_mtime_ns) for entry in self._folder.iterdir())
-            if self._client is None or state != self._seen:
-                self._client = DICOMfileClient(self._folder.as_uri(), in_memory=True, readonly=True)
-                self._seen = state
-            self._looked = time.monotonic()
-        return self._client
+_DICOM = "application/dicom"
+_AT_ONCE = 50  # headers between two pieces of an answer
+_THUMBNAIL_XY = (128, 128)
+_PIXEL_DATA = "7FE00010"
 
 
 def _archive(request: Request) -> Archive:
@@ -96,123 +62,228 @@ def _archive(request: Request) -> Archive:
 TheArchive = Annotated[Archive, Depends(_archive)]
 
 
-@router.get("/studies")
-def search_studies(request: Request, caller: Anyone, archive: TheArchive) -> Response:
-    asked = _search(request)
-    return _as_json(archive.ask(lambda client: client.search_for_studies(**asked)))
+# QIDO-RS
 
 
-@router.get("/studies/{study}/series")
-def search_series(study: str, request: Request, caller: Anyone, archive: TheArchive) -> Response:
-    asked = _search(request)
-    return _as_json(archive.ask(lambda client: client.search_for_series(_uid(study), **asked)))
+async def search_studies(request: Request, caller: Anyone, archive: TheArchive, where: Place) -> Response:
+    asked = search_of(request)
+    return await _found(request, archive, lambda index: index.studies(**asked))
 
 
-@router.get("/studies/{study}/series/{series}/instances")
-def search_instances(study: str, series: str, request: Request, caller: Anyone, archive: TheArchive) -> Response:
-    asked = _search(request)
-    return _as_json(archive.ask(lambda client: client.search_for_instances(_uid(study), _uid(series), **asked)))
+async def search_series(request: Request, caller: Anyone, archive: TheArchive, where: Place) -> Response:
+    asked = search_of(request)
+    return await _found(request, archive, lambda index: index.series(where.study, **asked))
 
 
-@router.get("/studies/{study}/metadata")
-def study_metadata(study: str, caller: Anyone, archive: TheArchive) -> Response:
-    found = archive.ask(lambda client: client.search_for_instances(_uid(study)))
-    return _metadata([archive.path(study, _value(i, "0020000E"), _value(i, "00080018")) for i in found])
+async def search_instances(request: Request, caller: Anyone, archive: TheArchive, where: Place) -> Response:
+    asked = search_of(request)
+    return await _found(request, archive, lambda index: index.instances(where.study, where.series, **asked))
 
 
-@router.get("/studies/{study}/series/{series}/metadata")
-def series_metadata(study: str, series: str, caller: Anyone, archive: TheArchive) -> Response:
-    found = archive.ask(lambda client: client.search_for_instances(_uid(study), _uid(series)))
-    return _metadata([archive.path(study, series, _value(instance, "00080018")) for instance in found])
+# WADO-RS
 
 
-@router.get("/studies/{study}/series/{series}/instances/{instance}/metadata")
-def instance_metadata(study: str, series: str, instance: str, caller: Anyone, archive: TheArchive) -> Response:
-    return _metadata([archive.path(_uid(study), _uid(series), _uid(instance))])
+async def metadata(request: Request, caller: Anyone, archive: TheArchive, where: Place) -> Response:
+    """Headers of a study, a series or an instance, without pixel data: that is in frames, and in bulk data."""
+    slices = await _slices(archive, where)
+
+    def told(start: int) -> bytes:
+        some = slices[start : start + _AT_ONCE]
+        return ",".join(json.dumps(_header(archive, one)) for one in some).encode()
+
+    first = await archive.within(lambda: told(0))
+
+    async def body() -> AsyncIterator[bytes]:
+        yield b"[" + first
+        for start in range(_AT_ONCE, len(slices), _AT_ONCE):
+            yield b"," + await archive.within(partial(told, start))
+        yield b"]"
+
+    return StreamingResponse(body(), media_type=_JSON)
 
 
-@router.get("/studies/{study}/series/{series}/instances/{instance}")
-def retrieve_instance(study: str, series: str, instance: str, caller: Anyone, archive: TheArchive) -> Response:
-    content = archive.path(_uid(study), _uid(series), _uid(instance)).read_bytes()
-    return _multipart([("application/dicom", content)])
+async def retrieve(request: Request, caller: Anyone, archive: TheArchive, where: Place) -> Response:
+    """The DICOM files of a study, a series or an instance, one after another."""
+    slices = await _slices(archive, where)
+    uncompressed = wants_uncompressed(request)
+
+    def file(one: Slice) -> bytes | Path:
+        whole = None if uncompressed else archive.whole_file(one)
+        return whole or file_of(archive.image(one), uncompressed=uncompressed)
+
+    async def parts() -> AsyncIterator[Part]:
+        for one in slices:
+            yield _DICOM, await archive.within(partial(file, one))
+
+    if where.instance is not None and wants_one_file(request):
+        content = await archive.within(lambda: file(slices[0]))
+        if isinstance(content, Path):
+            return FileResponse(content, media_type=_DICOM)
+        return Response(content, media_type=_DICOM)
+    return await multipart(_DICOM, parts())
 
 
-@router.get("/studies/{study}/series/{series}/instances/{instance}/frames/{numbers}")
-def retrieve_frames(
-    study: str, series: str, instance: str, numbers: str, caller: Anyone, archive: TheArchive
-) -> Response:
+async def retrieve_frames(request: Request, caller: Anyone, archive: TheArchive, where: Place) -> Response:
     """Frames (1-based, comma-separated) as they are stored, uncompressed ones as Explicit VR Little Endian."""
-    if not re.fullmatch(r"\d{1,6}(,\d{1,6}){0,999}", numbers):
-        raise HTTPException(400, "expected frame numbers separated by commas")
-    image = dcmread(archive.path(_uid(study), _uid(series), _uid(instance)))
-    return _multipart([_frame(image, int(number)) for number in numbers.split(",")])
-
-
-def _frame(image: Dataset, number: int) -> tuple[str, bytes]:
-    count = int(image.get("NumberOfFrames") or 1)
-    if not 1 <= number <= count or "PixelData" not in image:
-        raise UnknownError(f"no such frame; this instance has {count if 'PixelData' in image else 0}")
-    syntax = UID(image.file_meta.TransferSyntaxUID)
-    if syntax.is_encapsulated:
-        media = _MEDIA_TYPES.get(syntax, "application/octet-stream")
-        return f"{media}; transfer-syntax={syntax}", get_frame(image.PixelData, number - 1, number_of_frames=count)
-    bits = image.Rows * image.Columns * image.SamplesPerPixel * image.BitsAllocated
-    if bits % 8:
-        raise HTTPException(406, "frames that do not end on a whole byte are only served with their instance")
-    content = image.PixelData[(number - 1) * bits // 8 : number * bits // 8]
-    if not syntax.is_little_endian and image.BitsAllocated == 16:
-        content = np.frombuffer(content, ">u2").astype("<u2").tobytes()
-    return f"application/octet-stream; transfer-syntax={ExplicitVRLittleEndian}", content
-
-
-def _search(request: Request) -> dict[str, Any]:
-    """QIDO-RS parameters as the client takes them; keys it cannot match on are passed over, as PS3.18 allows."""
-    query = request.query_params
-    try:
-        counts = {name: int(query[name]) for name in ("limit", "offset") if name in query}
-    except ValueError as error:
-        raise HTTPException(400, "limit and offset must be whole numbers") from error
-    if any(not 0 <= count < 2**31 for count in counts.values()):
-        raise HTTPException(400, "limit and offset must not be negative")
-    filters = {key: value for key, value in query.items() if key.lower() not in _CONTROL and value}
-    return {**counts, "fuzzymatching": query.get("fuzzymatching") == "true", "search_filters": filters}
-
-
-def _uid(text: str) -> str:
-    if not _UID.match(text):
-        raise UnknownError("a UID has digits and dots only, 64 at most")
-    return text
-
-
-def _value(found: dict[str, Any], tag: str) -> str:
-    return str(found[tag]["Value"][0])
-
-
-def _metadata(paths: Sequence[Path]) -> Response:
-    if not paths:
-        raise UnknownError("nothing of this is in the archive")
-    answers = []
-    for path in paths:
-        image = dcmread(path, stop_before_pixels=True)
-        syntax = image.file_meta.TransferSyntaxUID
-        # OHIF 3.13 takes the first letter of this word for the word and then shows nothing; PS3.3 C.11.2.1.3: it is the
-        # default, so without it nothing is said otherwise.
-        if image.get("VOILUTFunction") == "LINEAR":
-            del image.VOILUTFunction
-        image.AvailableTransferSyntaxUID = syntax if UID(syntax).is_encapsulated else ExplicitVRLittleEndian
-        answers.append(image.to_json_dict(suppress_invalid_tags=True))
-    return _as_json(answers)
-
-
-def _as_json(content: Any) -> Response:
-    return Response(json.dumps(content).encode(), media_type=_JSON)
-
-
-def _multipart(parts: Sequence[tuple[str, bytes]]) -> Response:
-    boundary = secrets.token_hex(16)
-    body = b"".join(
-        f"--{boundary}\r\nContent-Type: {media}\r\n\r\n".encode() + content + b"\r\n" for media, content in parts
+    [one] = await _slices(archive, where)
+    uncompressed = wants_uncompressed(request)
+    return await _several(
+        await archive.within(lambda: frames(archive.image(one), where.frames, uncompressed=uncompressed))
     )
-    kind = parts[0][0].partition(";")[0]
-    media_type = f'multipart/related; type="{kind}"; boundary={boundary}'
-    return Response(body + f"--{boundary}--\r\n".encode(), media_type=media_type)
+
+
+async def retrieve_bulkdata(caller: Anyone, archive: TheArchive, where: Place, tag: str) -> Response:
+    """The pixel data of an instance as a whole, compressed frames one by one; all else is in its metadata."""
+    if tag.upper() != _PIXEL_DATA:
+        raise UnknownError(f"this instance has no bulk data but {_PIXEL_DATA}")
+    [one] = await _slices(archive, where)
+    return await _several(await archive.within(lambda: pixel_data(archive.image(one))))
+
+
+async def retrieve_rendered(request: Request, caller: Anyone, archive: TheArchive, where: Place) -> Response:
+    """One frame as a JPEG or PNG (PS3.18 8.3.5): `window`, `viewport`, `quality`, `accept`."""
+    return await _picture(archive, where, rendering_of(request))
+
+
+async def retrieve_thumbnail(request: Request, caller: Anyone, archive: TheArchive, where: Place) -> Response:
+    """A small picture of an instance, or of the middle of a series or study (PS3.18 10.4.1.1.5)."""
+    return await _picture(archive, where, rendering_of(request, viewport_XY=_THUMBNAIL_XY))
+
+
+# STOW-RS
+
+
+async def store(request: Request, caller: Worker, overread: Overread, where: Place, protocol: str = "") -> Response:
+    """A reader's segmentations, or series of an engineer: `protocol` names what they are labelled under."""
+    site: Site = request.app.state.site
+    base = _base(request)
+    with incoming(site) as folder:
+        files = await part_files(request, folder)
+        if not files:
+            raise HTTPException(400, "the body has no parts. Nothing was stored.")
+        answer = await run_in_threadpool(
+            lambda: dicomweb_store.store(overread, site, caller, files, study=where.study, protocol=protocol, base=base)
+        )
+    headers = {"Warning": _warning("; ".join(answer.reasons))} if answer.reasons else {}
+    return Response(json.dumps(answer.body), answer.status, headers, media_type=_JSON)
+
+
+# What each answer is made with
+
+
+async def _slices(archive: Archive, where: Place) -> list[Slice]:
+    """The images that the request's address names, at least one."""
+    study = where.study or ""
+    return await archive.within(lambda: archive.slices(study, where.series, where.instance))
+
+
+async def _found(request: Request, archive: Archive, question: Callable[[Index], Found]) -> Response:
+    found = await archive.within(lambda: archive.ask(question))
+    headers = {}
+    if found.more:
+        headers["Warning"] = _warning("There are additional results that can be requested")
+    elif found.passed_over:
+        headers["Warning"] = _warning(f"not matched here: {', '.join(found.passed_over)}")
+    rows = [{**row, "00081190": {"vr": "UR", "Value": [_address(_base(request), row)]}} for row in found.rows]
+    return Response(json.dumps(rows).encode(), headers=headers, media_type=_JSON)
+
+
+async def _several(found: Sequence[tuple[str, bytes]]) -> Response:
+    async def parts() -> AsyncIterator[Part]:
+        for part in found:
+            yield part
+
+    return await multipart(found[0][0].partition(";")[0], parts())
+
+
+async def _picture(archive: Archive, where: Place, asked: Rendering) -> Response:
+    if len(where.frames) > 1:
+        raise HTTPException(400, "one frame is rendered at a time")
+    slices = await _slices(archive, where)
+    one = slices[len(slices) // 2]
+    content = await archive.within(lambda: rendered(archive.image(one), where.frames[0], asked))
+    return Response(content, media_type=asked.media_type)
+
+
+def _header(archive: Archive, one: Slice) -> dict[str, Any]:
+    header = archive.header(one)
+    # OHIF 3.13 takes the first letter of this word for the word and then shows nothing; PS3.3 C.11.2.1.3: it is the
+    # default, so without it nothing is said otherwise.
+    if header.get("VOILUTFunction") == "LINEAR":
+        del header.VOILUTFunction
+    syntax = header.file_meta.TransferSyntaxUID
+    header.AvailableTransferSyntaxUID = syntax if UID(syntax).is_encapsulated else ExplicitVRLittleEndian
+    told: dict[str, Any] = header.to_json_dict(suppress_invalid_tags=True)
+    return told
+
+
+def _base(request: Request) -> str:
+    return f"{str(request.base_url).rstrip('/')}{ADDRESS}"
+
+
+def _address(base: str, row: dict[str, Any]) -> str:
+    """Where what a row tells of is retrieved."""
+    parts = (("studies", "0020000D"), ("series", "0020000E"), ("instances", "00080018"))
+    return base + "".join(f"/{part}/{row[tag]['Value'][0]}" for part, tag in parts if tag in row)
+
+
+def _warning(words: str) -> str:
+    """A Warning header (PS3.18 8.3.4.4, 10.5.3); headers are ASCII."""
+    plain = re.sub(r"[^ !#-\[\]-~]", "?", words)
+    return f'299 overread "{plain}"'
+
+
+_STUDY = "/studies/{study}"
+_SERIES = f"{_STUDY}/series/{{series}}"
+_INSTANCE = f"{_SERIES}/instances/{{instance}}"
+_FRAMES = f"{_INSTANCE}/frames/{{numbers}}"
+_WITHIN = ((_STUDY, in_study), (_SERIES, in_series), (_INSTANCE, in_instance))
+_Route = tuple[str, str, Callable[..., Any], Callable[..., Place]]
+ROUTES: tuple[_Route, ...] = (
+    ("GET", "/studies", search_studies, anywhere),
+    ("GET", "/series", search_series, anywhere),
+    ("GET", f"{_STUDY}/series", search_series, in_study),
+    ("GET", "/instances", search_instances, anywhere),
+    ("GET", f"{_STUDY}/instances", search_instances, in_study),
+    ("GET", f"{_SERIES}/instances", search_instances, in_series),
+    *(("GET", path, retrieve, place) for path, place in _WITHIN),
+    *(("GET", f"{path}/metadata", metadata, place) for path, place in _WITHIN),
+    *(("GET", f"{path}/thumbnail", retrieve_thumbnail, place) for path, place in _WITHIN),
+    ("GET", f"{_INSTANCE}/rendered", retrieve_rendered, in_instance),
+    ("GET", f"{_INSTANCE}/bulkdata/{{tag}}", retrieve_bulkdata, in_instance),
+    ("GET", _FRAMES, retrieve_frames, in_frames),
+    ("GET", f"{_FRAMES}/rendered", retrieve_rendered, in_frames),
+    ("GET", f"{_FRAMES}/thumbnail", retrieve_thumbnail, in_frames),
+    ("POST", "/studies", store, anywhere),
+    ("POST", _STUDY, store, in_study),
+)
+
+
+def _at(place: Callable[..., Place], handler: Callable[..., Any]) -> Callable[..., Any]:
+    """The handler with its `where` from this part of a path, which is looked at once the caller is known."""
+
+    @wraps(handler)
+    async def placed(**given: Any) -> Response:
+        return await handler(**given)
+
+    asks = signature(handler)
+    where = asks.parameters["where"].replace(annotation=Annotated[Place, Depends(place)])
+    parameters = [where if one.name == "where" else one for one in asks.parameters.values()]
+    placed.__signature__ = asks.replace(parameters=parameters)  # type: ignore[attr-defined]
+    return placed
+
+
+for _method, _path, _handler, _place in ROUTES:
+    router.add_api_route(_path, _at(_place, _handler), methods=[_method])
+
+
+class MonaiLabelPaths:
+    """Answers at `/proxy/dicom/{qido,wado,stow}/…`, where OHIF with monailabel's plug-in asks, as at `/dicomweb/…`."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http":
+            scope["path"] = _MONAILABEL.sub(ADDRESS, scope["path"])
+        await self._app(scope, receive, send)

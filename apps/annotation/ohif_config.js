@@ -2,8 +2,18 @@
 window.config = {
   name: 'overread',
   routerBasename: '/ohif',
-  extensions: [],
+  // The panel in which a reader works on his case, beside the series list; the tools to draw with are on the right.
+  extensions: ['/ohif/overread/extension.js'],
   modes: [],
+  customizationService: {
+    mode: {
+      segmentation: {
+        leftPanels: {
+          $set: ['overread.panelModule.work', '@ohif/extension-default.panelModule.seriesList'],
+        },
+      },
+    },
+  },
   showStudyList: true,
   maxNumberOfWebWorkers: 3,
   showCPUFallbackMessage: false,

@@ -12,7 +12,6 @@ router = APIRouter()
 _INGEST = "images come in through `overread ingest`, which removes what names a patient first."
 _READS_STAY = "a read is never removed or overwritten; save again to make its next revision."
 _RELEASES = "models are trained, gated and released as signed bundles; none is uploaded, downloaded or deleted here."
-_ONE_BY_ONE = "prelabels are proposed case by case, as readers open them."
 _LOGS = "logs stay on the server, in the site's folder `logs`."
 
 REFUSED: tuple[tuple[str, tuple[str, ...], str], ...] = (
@@ -23,8 +22,6 @@ REFUSED: tuple[tuple[str, tuple[str, ...], str], ...] = (
     ("/datastore/dataset", ("GET",), "truths leave in training snapshots, not as an archive."),
     ("/model/{model}", ("GET", "PUT", "DELETE"), _RELEASES),
     ("/model/info/{model}", ("GET",), _RELEASES),
-    ("/batch/infer", ("GET", "DELETE"), _ONE_BY_ONE),
-    ("/batch/infer/{model}", ("POST",), _ONE_BY_ONE),
     ("/scoring/", ("GET", "POST", "DELETE"), "no scoring method is offered."),
     ("/scoring/{method}", ("POST",), "no scoring method is offered."),
     ("/infer/wsi/{model}", ("POST",), "whole-slide images are not labelled here."),

@@ -54,7 +54,7 @@ def save(
     visible: Visible,
     account: Account,
     case_id: str,
-    upload: Upload,
+    upload: Upload | Label,
     *,
     tag: str = "",
     params: Mapping[str, Any],
@@ -62,6 +62,7 @@ def save(
 ) -> Saved:
     """Keep a label as the caller's next revision of his read, or of the edit that he began of a dispute.
 
+    An upload is a file with what its viewer calls its values; a `Label` is outlines in the protocol's own values.
     Raises `RefusedError`, `VersionError`, `LabelError`, `UnreadableVolumeError`, `SeatError` or `EditError`, having
     stored nothing.
     """
@@ -93,7 +94,7 @@ def _save_edit(
     store: Store,
     account: Account,
     case: Case,
-    upload: Upload,
+    upload: Upload | Label,
     number: int | None,
     params: Mapping[str, Any],
     client: str,
@@ -107,9 +108,11 @@ def _save_edit(
     return Saved(case=edit.case, revision=edit.revision)
 
 
-def _drawn(protocol: Protocol, case: Case, upload: Upload, params: Mapping[str, Any]) -> Label:
+def _drawn(protocol: Protocol, case: Case, upload: Upload | Label, params: Mapping[str, Any]) -> Label:
     """The label in the file, in the protocol's values."""
-    if upload.name.lower().endswith(MARKUPS):
+    if isinstance(upload, Label):
+        return upload
+    if _is_markups(upload):
         if len(upload.content) > _MARKUPS_BYTES_MAX:
             raise UnreadableVolumeError("the markups file is larger than any that was expected here")
         return _read(protocol, case, upload.content, MARKUPS)
@@ -123,6 +126,11 @@ def _drawn(protocol: Protocol, case: Case, upload: Upload, params: Mapping[str, 
     return Label.of(in_protocol_values(protocol, volume, label_info_of(params)))
 
 
+def _is_markups(upload: Upload) -> bool:
+    """By its suffix: ".mrk.json", or the bare ".json" under which monailabel's module for 3D Slicer saves boxes."""
+    return upload.name.lower().endswith(".json")
+
+
 def _read(protocol: Protocol, case: Case, content: bytes, suffix: str) -> Label:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / f"label{suffix}"
@@ -130,8 +138,8 @@ def _read(protocol: Protocol, case: Case, content: bytes, suffix: str) -> Label:
         return read_label([path], protocol, case.geometry)
 
 
-def _with_what_was_said(drawn: Label, said: LabelParams, newest: Label | None, upload: Upload) -> Label:
-    marked = upload.name.lower().endswith(MARKUPS)
+def _with_what_was_said(drawn: Label, said: LabelParams, newest: Label | None, upload: Upload | Label) -> Label:
+    marked = isinstance(upload, Upload) and _is_markups(upload)
     known_boxes = drawn.boxes if marked else newest.boxes if newest else ()
     known_points = drawn.points if marked else newest.points if newest else ()
     return replace(

@@ -9,7 +9,16 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Form, HTTPException, Request
 
-from apps.annotation import datastore_routes, infer_routes, refusals, review_routes, train_routes, worklist_routes
+from apps.annotation import (
+    batch_routes,
+    datastore_routes,
+    infer_routes,
+    queue_routes,
+    refusals,
+    review_routes,
+    train_routes,
+    worklist_routes,
+)
 from apps.annotation.calling import calling
 from apps.annotation.dependencies import Anyone, Overread
 from apps.door import WRONG, Door
@@ -79,7 +88,9 @@ for _routes in (
     worklist_routes,
     datastore_routes,
     review_routes,
+    queue_routes,
     infer_routes,
+    batch_routes,
     train_routes,
     refusals,
 ):

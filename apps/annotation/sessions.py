@@ -11,6 +11,7 @@ from pathlib import Path
 from labeling_protocols.geometry import Volume
 from labeling_protocols.store import UnknownError
 from labeling_protocols.volumes import read_volume, write_volume
+from training.prepared_images import image_digest
 
 EXPIRY_S = 3600
 _ID = re.compile(r"^[0-9a-f]{32}$")
@@ -20,13 +21,14 @@ _OWNER = "owner.json"
 
 @dataclass(frozen=True, kw_only=True)
 class Session:
-    """An uploaded image; `created` and `expiry_s` as monailabel's client is told them."""
+    """An uploaded image; `created` and `expiry_s` as monailabel's client is told them, `digest` names its content."""
 
     id: str
     owner: str
     created: int
     expiry_s: int
     folder: Path
+    digest: str = ""
 
     def image(self) -> Volume:
         return read_volume(self.folder / _IMAGE)
@@ -47,11 +49,17 @@ class Sessions:
             created=int(time.time()),
             expiry_s=min(expiry_s, EXPIRY_S) if expiry_s > 0 else EXPIRY_S,
             folder=self._root,
+            digest=image_digest(image),
         )
         folder = self._root / session.id
         folder.mkdir()
         write_volume(image, folder / _IMAGE)
-        about = {"owner": owner, "created": session.created, "expiry_s": session.expiry_s}
+        about = {
+            "owner": owner,
+            "created": session.created,
+            "expiry_s": session.expiry_s,
+            "digest": session.digest,
+        }
         (folder / _OWNER).write_text(json.dumps(about))
         return self.get(session.id, owner)
 

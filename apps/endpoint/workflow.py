@@ -90,6 +90,11 @@ class _Endpoint:
     def _choose(self, series: str, instances: str) -> dict[str, Any]:
         """Which model version reads this series; remembered by the job, so that a repeat uses the same one."""
         protocol = self._store.protocol(self._site.config.dicom.protocol)
+        if len(protocol.channels) > 1:
+            raise _Refused(
+                f"protocol {protocol.name} reads the channels {', '.join(protocol.channels)} together, and series are"
+                " run one by one here; kept, not run"
+            )
         self._arrived(series, instances, protocol)
         champion = self._registry.champion(protocol.name)
         return {

@@ -28,8 +28,8 @@ _POLICY = (
     " img-src 'self' data: blob:; font-src 'self' data:; connect-src 'self' data: blob:; worker-src 'self' blob:;"
     " form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
 )
-_PAGES = ("/", "/sign-in", "/account", "/accounts", "/work", "/work/", "/ohif", "/ohif/")
-_PAGES_BELOW = ("/review", "/ohif/viewer", "/account/", "/accounts/", "/sign-in/", "/work/")
+_PAGES = ("/", "/sign-in", "/account", "/accounts", "/work", "/work/", "/ohif", "/ohif/", "/ohif/next")
+_PAGES_BELOW = ("/review", "/ohif/viewer", "/ohif/segmentation", "/account/", "/accounts/", "/sign-in/", "/work/")
 
 SignedIn = Annotated[Caller, requires(means=(Means.COOKIE,))]
 

@@ -9,9 +9,11 @@ from fastapi import APIRouter, Form, Query, Request
 from fastapi.responses import RedirectResponse, Response
 
 from apps.identity import Caller, Means, requires
+from apps.reasons import reason_of
 from apps.review.access import TheStore
 from apps.review.frame import page, sentence
 from labeling_protocols import calibration, worklist
+from labeling_protocols.case_scores import offers
 from labeling_protocols.protocol import Protocol
 from labeling_protocols.protocol_parts import BlindingLifts
 from labeling_protocols.records import Role, SeatState, Work
@@ -43,11 +45,15 @@ class Day:
 
 @dataclass(frozen=True, kw_only=True)
 class Held:
-    """A case the reader has not read yet; `left` is None where the lease ended, `ohif` an address or empty."""
+    """A case the reader has not read yet; `left` is None where the lease ended, `ohif` an address or empty.
+
+    `why` is the sentence on why he was given this one, empty where there is none.
+    """
 
     work: Work
     left: timedelta | None
     ohif: str
+    why: str
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -130,7 +136,9 @@ def _progress(request: Request, store: Store, protocol: Protocol, caller: Caller
     if not work and not total:
         return None
     read = tuple(one for one in work if one.state == SeatState.READ)
-    held = tuple(_held(request, store, one, at) for one in work if one.state != SeatState.READ)
+    unread = [one for one in work if one.state != SeatState.READ]
+    given = offers(store, reader, (one.case for one in unread))
+    held = tuple(_held(request, store, one, at, reason_of(protocol, given.get(one.case))) for one in unread)
     standings, compared = _calibration(store, protocol, reader)
     return OwnProgress(
         protocol=protocol,
@@ -146,9 +154,9 @@ def _progress(request: Request, store: Store, protocol: Protocol, caller: Caller
     )
 
 
-def _held(request: Request, store: Store, work: Work, at: datetime) -> Held:
+def _held(request: Request, store: Store, work: Work, at: datetime, why: str) -> Held:
     left = work.lease_until - at if work.lease_until is not None and work.lease_until > at else None
-    return Held(work=work, left=left, ohif=_ohif(request, store.case(work.case).series))
+    return Held(work=work, left=left, ohif=_ohif(request, store.case(work.case).series), why=why)
 
 
 def _ohif(request: Request, series: str | None) -> str:

@@ -186,7 +186,6 @@ def test_what_monailabel_has_and_this_server_does_not_do_is_refused_in_words(ser
         ("PUT", f"/datastore/updatelabelinfo?label={case.id}&tag=final", "a reader does not review"),
         ("DELETE", "/model/hippocampus", "signed bundles"),
         ("PUT", "/model/hippocampus", "signed bundles"),
-        ("POST", "/batch/infer/hippocampus", "case by case"),
         ("GET", "/logs/", "stay on the server"),
     ):
         answer = session.request(method, f"{served.url}{path}")

@@ -40,6 +40,10 @@ ADJUDICATOR = frozenset({Role.ADJUDICATOR, Role.ADMINISTRATOR})
 DRAWER = READER | ADJUDICATOR  # an adjudicator draws what he edits for a decision
 LEAD = ADJUDICATOR | ENGINEER
 
+STUDY = "/studies/{study}"
+SERIES = f"{STUDY}/series/{{series}}"
+INSTANCE = f"{SERIES}/instances/{{instance}}"
+
 ROUTES: dict[str, frozenset[Role]] = {
     **dict.fromkeys(
         (
@@ -76,6 +80,8 @@ ROUTES: dict[str, frozenset[Role]] = {
     **dict.fromkeys(("POST /infer/{model}", "PUT /session/"), WORKER),
     **dict.fromkeys(("GET /session/{session_id}", "DELETE /session/{session_id}"), WORKER),
     **dict.fromkeys(("POST /train/", "POST /train/{model}", "DELETE /train/"), ENGINEER),
+    **dict.fromkeys((f"{method} /batch/infer{end}" for method in ("GET", "DELETE") for end in ("", "/")), ENGINEER),
+    "POST /batch/infer/{model}": ENGINEER,
     **dict.fromkeys(
         ("GET /review", "GET /review/", "GET /review/disputes/{case}", "POST /review/disputes/{case}"), ADJUDICATOR
     ),
@@ -97,23 +103,21 @@ ROUTES: dict[str, frozenset[Role]] = {
     ),
     **dict.fromkeys(("GET /review/progress", "GET /review/api/progress"), LEAD),
     **dict.fromkeys(("GET /review/figures/{topic}", "GET /review/charts/{chart}.{form}"), LEAD),
-    **dict.fromkeys(("GET /ohif", "GET /ohif/{path:path}"), ANYONE),
+    **dict.fromkeys(("GET /ohif", "GET /ohif/{path:path}", "GET /ohif/cases", "GET /ohif/cases/{case}"), ANYONE),
+    **dict.fromkeys(("GET /ohif/next", "PUT /ohif/cases/{case}/label"), DRAWER),
     **dict.fromkeys(
         (
-            "GET /dicomweb/studies" + rest
+            f"GET /dicomweb{rest}"
             for rest in (
-                "",
-                "/{study}/series",
-                "/{study}/metadata",
-                "/{study}/series/{series}/instances",
-                "/{study}/series/{series}/metadata",
-                "/{study}/series/{series}/instances/{instance}",
-                "/{study}/series/{series}/instances/{instance}/metadata",
-                "/{study}/series/{series}/instances/{instance}/frames/{numbers}",
+                *("/studies", "/series", "/instances", f"{STUDY}/series", f"{STUDY}/instances", f"{SERIES}/instances"),
+                *(f"{level}{what}" for level in (STUDY, SERIES, INSTANCE) for what in ("", "/metadata", "/thumbnail")),
+                *(f"{INSTANCE}/{what}" for what in ("rendered", "bulkdata/{tag}", "frames/{numbers}")),
+                *(f"{INSTANCE}/frames/{{numbers}}/{what}" for what in ("rendered", "thumbnail")),
             )
         ),
         ANYONE,
     ),
+    **dict.fromkeys(("POST /dicomweb/studies", f"POST /dicomweb{STUDY}"), WORKER),
     # Refused to everybody, in words (`apps/annotation/refusals.py`).
     **dict.fromkeys(
         ("PUT /datastore/", "DELETE /datastore/", "PUT /datastore/image", "DELETE /datastore/image"), ANYONE
@@ -122,7 +126,6 @@ ROUTES: dict[str, frozenset[Role]] = {
     "GET /datastore/dataset": ANYONE,
     **dict.fromkeys((f"{method} /model/{{model}}" for method in ("GET", "PUT", "DELETE")), ANYONE),
     **dict.fromkeys(("GET /model/info/{model}", "POST /infer/wsi/{model}", "GET /logs/", "GET /logs/gpu"), ANYONE),
-    **dict.fromkeys(("GET /batch/infer", "DELETE /batch/infer", "POST /batch/infer/{model}"), ANYONE),
     **dict.fromkeys((f"{method} /scoring/" for method in ("GET", "POST", "DELETE")), ANYONE),
     "POST /scoring/{method}": ANYONE,
 }

@@ -6,6 +6,8 @@ from hypothesis import strategies as st
 
 from labeling_protocols.protocol import Protocol
 from labeling_protocols.protocol_parts import (
+    Acquisition,
+    AcquisitionStrategy,
     AdjudicationRule,
     AgreementLimits,
     AnswerAgreement,
@@ -49,6 +51,7 @@ def protocols(draw: st.DrawFn) -> Protocol:
         version=draw(st.integers(1, 99)),
         title=draw(st.text()),
         modality=("CT", "MR"),
+        channels=draw(st.sampled_from([(), ("T1",), ("T1", "FLAIR")])),
         body_part=draw(CODES),
         structures=structures,
         questions=tuple(draw(_question(name)) for name in names[cut:]),
@@ -60,6 +63,7 @@ def protocols(draw: st.DrawFn) -> Protocol:
         prelabels=draw(st.sampled_from(PrelabelPolicy)),
         blinding=Blinding(lifts=draw(st.sampled_from(BlindingLifts))),
         calibration=draw(st.none() | st.builds(Calibration, every=st.integers(1, 50), limits=_limits(structures))),
+        acquisition=draw(st.none() | st.builds(Acquisition, strategy=st.sampled_from(AcquisitionStrategy))),
         agreement=draw(_limits(structures)),
         consensus=Consensus(
             rule=draw(st.sampled_from(ConsensusRule)),

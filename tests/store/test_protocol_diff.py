@@ -10,6 +10,8 @@ from hypothesis import given, settings
 from labeling_protocols.protocol import SHIPPED, Protocol, load_protocol
 from labeling_protocols.protocol_diff import diff
 from labeling_protocols.protocol_parts import (
+    Acquisition,
+    AcquisitionStrategy,
     AdjudicationRule,
     AgreementLimits,
     AnswerAgreement,
@@ -101,6 +103,10 @@ TUMOUR_BOXED = {
         (whole(blinding=Blinding(lifts=BlindingLifts.WHEN_SETTLED)), "blinding.lifts never -> when_settled"),
         (whole(calibration=Calibration(every=7)), "calibration none -> every 7, limits none: it holds for work"),
         (
+            whole(acquisition=Acquisition(strategy=AcquisitionStrategy.BALD)),
+            "acquisition none -> strategy bald: it holds for work from now on, reads stay",
+        ),
+        (
             whole(agreement={**ABDOMEN.agreement, "liver": AgreementLimits(dice_min=0.95, hd95_mm_max=10.0)}),
             "dice_min of liver 0.92 -> 0.95: verdicts are computed again, reads stay",
         ),
@@ -130,6 +136,10 @@ TUMOUR_BOXED = {
         ),
         (whole(gate=replace(ABDOMEN.gate, missed_max=0)), "gate.missed_max 2 -> 0: it holds for candidates"),
         (whole(modality=("CT", "MR")), "modality CT -> CT, MR: it holds for images that come from now on"),
+        (
+            whole(channels=("native", "contrast")),
+            "channels none -> native, contrast: cases without them are not trained with until their images come in",
+        ),
     ],
 )
 def test_a_change_that_leaves_the_question_as_it_was_lets_reads_count_on(edit: Edit, words: str) -> None:

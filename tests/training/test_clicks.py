@@ -22,6 +22,7 @@ from training.clicks import (
     error_click,
     first_clicks,
     moved,
+    parts_around,
     sigma_mm,
 )
 
@@ -216,3 +217,16 @@ def test_a_request_without_clicks_has_none() -> None:
 def test_clicks_that_cannot_be_are_refused_in_words(sent: dict[str, object], said: str) -> None:
     with pytest.raises(ClickError, match=said):
         clicks_of(sent, NAMES, STRAIGHT)
+
+
+def test_clicks_share_a_part_where_their_patches_meet() -> None:
+    """Patches of 10 voxels: the first two meet, the third meets the second's alone, the fourth none."""
+    places = [(5, 5, 5), (14, 5, 5), (23, 5, 5), (60, 5, 5)]
+    clicks = [Click(channel=1, voxel_XYZ=place) for place in places]
+    (first, near), (second, far) = parts_around(clicks, (100, 10, 10), (10, 10, 10))
+    assert (near, far) == (clicks[:3], clicks[3:])
+    assert first == (slice(0, 28), slice(0, 10), slice(0, 10))
+    assert second == (slice(55, 65), slice(0, 10), slice(0, 10))
+    [(whole, all_)] = parts_around(clicks, (100, 10, 10), (10, 10, 10), corners=[clicks[0], clicks[3]])
+    assert whole == (slice(0, 65), slice(0, 10), slice(0, 10))
+    assert set(all_) == set(clicks)

@@ -18,6 +18,7 @@ from tests.training.test_inference import GRIDS
 from training.bundle import BundleError
 from training.detection_inference import Detector, detection_config
 from training.detection_network import FOUND_MAX, build_network
+from training.stopping import InferenceStopped
 
 CPU = torch.device("cpu")
 PLAN = sphere_plan()
@@ -72,11 +73,22 @@ def test_networks_that_agree_find_what_one_of_them_finds(detector: Detector, wei
         assert ours.box.centre_mm_LPS == pytest.approx(theirs.box.centre_mm_LPS, abs=1e-3)
 
 
-def test_several_threads_get_the_findings_one_would(detector: Detector) -> None:
+def test_several_threads_get_the_findings_one_would(detector: Detector, weights: dict[str, Tensor]) -> None:
     images = [draw_spheres(seed)[0] for seed in range(3)]
     alone = [detector.predict(image) for image in images]
+    another = Detector(detection_config(PLAN, operating_point=0.45), weights, CPU)
     with ThreadPoolExecutor(3) as pool:
-        assert list(pool.map(detector.predict, images)) == alone
+        assert list(pool.map(another.predict, images)) == alone
+
+
+@pytest.mark.parametrize("members", [1, 2])
+def test_nobody_waits_for_findings_for_somebody_who_left(weights: dict[str, Tensor], members: int) -> None:
+    all_ = weights if members == 1 else {f"{n}.{name}": tensor for n in range(2) for name, tensor in weights.items()}
+    detector = Detector(detection_config(PLAN, members, operating_point=0.45), all_, CPU)
+    image, _ = draw_spheres(1)
+    with pytest.raises(InferenceStopped):
+        detector.predict(image, stopped=lambda: True)
+    assert len(detector.predict(image)) > 10
 
 
 def test_weights_of_another_network_are_refused(weights: dict[str, Tensor]) -> None:

@@ -4,13 +4,15 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import safetensors.torch
 import torch
 from torch import Tensor
 
 from tests.training.drawn import small_plan
-from training.checkpoint import Epoch, TrainingError
+from training.checkpoint import Epoch, TrainingError, new_state
 from training.data import Example
 from training.loop import TrainingCancelled, fit, native_precision
+from training.networks import NETWORKS
 from training.plan import Plan, Precision
 from training.segmentation import SegmentationLearner
 
@@ -126,6 +128,15 @@ def test_a_loss_that_is_no_number_ends_the_training_in_words(examples: list[Exam
     broken = [Example(case="c", image=torch.full_like(e.image, torch.nan), label=e.label) for e in examples]
     with pytest.raises(TrainingError, match=r"the loss is nan in epoch 1.*learning_rate"):
         run(SHORT, broken, tmp_path / "checkpoint")
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_what_is_kept_of_any_network_goes_into_a_file_and_back(name: str) -> None:
+    learner = SegmentationLearner(small_plan(network=name, channels=(24, 24, 24), patch_RAS=(32, 32, 32)))
+    kept = new_state(SHORT, learner, CPU, None).kept()
+    restored = safetensors.torch.load(safetensors.torch.save(kept))
+    learner.network().load_state_dict(restored, strict=True)
+    assert all(torch.equal(restored[weight], tensor) for weight, tensor in kept.items())
 
 
 def test_half_precision_learns_the_same_task(examples: list[Example], tmp_path: Path) -> None:

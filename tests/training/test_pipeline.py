@@ -64,7 +64,7 @@ def test_the_run_holds_what_a_colleague_looks_for(released: Workplace) -> None:
     champion = released.registry.champion("hippocampus")
     run = client.get_run(champion.run_id)
     assert run.info.status == "FINISHED"
-    assert (run.data.params["epochs"], run.data.params["network"]) == ("2", "UNet")
+    assert (run.data.params["epochs"], run.data.params["network"]) == ("2", "DynUNet")
     metrics = {"epoch/train_loss", "epoch/validation/dice/anterior", "held_out/dice_mean", "held_out/missed"}
     assert metrics <= set(run.data.metrics)
     assert [metric.step for metric in client.get_metric_history(champion.run_id, "epoch/train_loss")] == [1, 2]
