@@ -15,6 +15,7 @@ from tests.annotation.served import Served
 
 LOADED_WITHIN_S = 300
 _COLOURED = 40  # how much further apart the channels of a coloured pixel lie than a grey one's
+_ONLY_VOXELS = ".svg-layer { visibility: hidden }"  # where the brush's outline stays when it is put away
 _EDGE_PX = 80  # the viewport's own signs lie along its edge
 
 # Cornerstone places voxels by the headers of the images alone, apart from everything of ours.
@@ -109,7 +110,9 @@ class Ohif:
         _, rows, columns = geometry.shape_ZYX
         y, x = np.mgrid[:rows, :columns]
         at = self.on_canvas(geometry, np.column_stack([x.ravel(), y.ravel(), np.full(x.size, z)])).astype(int)
-        screen = np.asarray(Image.open(io.BytesIO(self._canvas().screenshot())).convert("RGB")).astype(int)
+        screen = np.asarray(
+            Image.open(io.BytesIO(self._canvas().screenshot(style=_ONLY_VOXELS))).convert("RGB")
+        ).astype(int)
         height, width, _ = screen.shape
         clear = ((at >= _EDGE_PX) & (at < [width - _EDGE_PX, height - _EDGE_PX])).all(axis=1)
         seen = np.zeros(len(at), dtype=bool)

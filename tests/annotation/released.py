@@ -13,9 +13,11 @@ import torch
 from torch import Tensor
 
 from apps.training_site import registry_of
+from labeling_protocols.geometry import Geometry
 from labeling_protocols.protocol import Protocol
+from labeling_protocols.records import Case
 from tests.annotation.served import Served
-from tests.training.drawn import small_plan
+from tests.training.drawn import draw, small_plan
 from tests.training.registered import snapshot_of
 from training.bundle import CONFIG, METADATA, PLAN, REQUIRED, WEIGHTS, open_bundle, write_bundle
 from training.gate_report import Decision, GateReport
@@ -103,6 +105,12 @@ def release(served: Served, protocol: Protocol, task: str, parts: Mapping[str, b
     promoted = registry.promote(protocol.name, number, report)
     run.close("FINISHED")
     return promoted.name
+
+
+def case_on(served: Served, protocol: Protocol, geometry: Geometry, seed: int = 3) -> Case:
+    """A case with the drawn balls on this grid."""
+    image, _ = draw(seed, geometry)
+    return served.store.add_case(protocol=protocol.name, patient=f"P{seed}", volume=image, modality="MR")[0]
 
 
 def _voxel_network(channels_in: int) -> dict[str, Any]:

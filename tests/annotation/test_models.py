@@ -1,4 +1,4 @@
-"""Every kind of champion as viewers use it: clicks and boxes in, outlines out; an image in, boxes out; who may."""
+"""Every kind of champion as viewers use it: clicks and boxes in, outlines out; an image in, boxes out."""
 
 import json
 from dataclasses import replace
@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-import requests
 import torch
 from monailabel.client.client import MONAILabelClientException
 from numpy.typing import NDArray
@@ -15,10 +14,10 @@ from numpy.typing import NDArray
 from labeling_protocols.geometry import Geometry
 from labeling_protocols.label import Label
 from labeling_protocols.markups import read_markups
-from labeling_protocols.protocol import PrelabelPolicy, Protocol, Task
+from labeling_protocols.protocol import Protocol, Task
 from labeling_protocols.records import Account, Case, Role
 from labeling_protocols.volumes import read_volume, volume_bytes
-from tests.annotation.released import interactive_parts, parts_of, release, segmentation_parts
+from tests.annotation.released import case_on, interactive_parts, parts_of, release
 from tests.annotation.served import Served
 from tests.conftest import label_of
 from tests.training.drawn import STRAIGHT, draw
@@ -87,11 +86,6 @@ def boxed(served: Served) -> tuple[Protocol, str]:
     middle = detector.predict(draw_spheres(1)[0])[4].score
     parts = parts_of(detection_config(sphere_plan(), operating_point=middle), weights)
     return protocol, release(served, protocol, "detection", parts)
-
-
-def case_on(served: Served, protocol: Protocol, geometry: Geometry, seed: int = 3) -> Case:
-    image, _ = draw(seed, geometry)
-    return served.store.add_case(protocol=protocol.name, patient=f"P{seed}", volume=image, modality="MR")[0]
 
 
 def asked(
@@ -183,7 +177,7 @@ def test_a_second_click_finds_its_image_decoded_and_prepared(served: Served, cli
     assert images.known((case.digest, "volume"))
     kept = images.bytes
     asked(served, reader, f"{protocol.name}-interactive", case, anterior=[[3, 4, 5]])
-    assert images.bytes == kept
+    assert images.bytes - kept <= np.prod(STRAIGHT.shape_ZYX)  # the voxels of one part
 
 
 def test_an_uploaded_image_is_clicked_too(served: Served, clicked: tuple[Protocol, str], tmp_path: Path) -> None:
@@ -261,60 +255,6 @@ def test_an_image_in_which_nothing_is_found_has_no_file(served: Served, boxed: t
     case, _ = served.store.add_case(protocol=protocol.name, patient="P2", volume=image, modality="MR")
     file, _ = served.client(served.account()).infer(f"{protocol.name}-detection", case.id, {})
     assert file is None
-
-
-# Who may
-
-
-def statuses(served: Served, account: Account, protocol: Protocol, case: Case) -> dict[str, int]:
-    """What each model answers for the case, and for an image that is none."""
-    session = served.session(account)
-    files: Any = {"file": ("image.nii.gz", volume_bytes(draw(3)[0], ".nii.gz"))}
-    found = {}
-    for model in (protocol.name, f"{protocol.name}-interactive", "Histogram+GraphCut"):
-        url = f"{served.url}/infer/{requests.utils.quote(model)}"
-        found[model.removeprefix(protocol.name)] = session.post(f"{url}?image={case.id}").status_code
-        found[f"{model.removeprefix(protocol.name)} uploaded"] = session.post(url, files=files).status_code
-    return found
-
-
-@pytest.mark.parametrize(
-    ("policy", "before", "after", "uploaded"),
-    [
-        (PrelabelPolicy.ALWAYS, 200, 200, 200),
-        (PrelabelPolicy.AFTER_FIRST_PASS, 403, 200, 403),
-        (PrelabelPolicy.NEVER, 403, 403, 403),
-    ],
-)
-def test_readers_are_shown_answers_of_any_model_as_they_are_prelabels(
-    served: Served, policy: PrelabelPolicy, before: int, after: int, uploaded: int
-) -> None:
-    protocol = served.protocol(prelabels=policy)
-    release(served, protocol, "segmentation", segmentation_parts())
-    release(served, protocol, "interactive", interactive_parts())
-    case, reader = case_on(served, protocol, STRAIGHT), served.account()
-    served.seat(reader, case)
-    for status in (before, after):
-        found = statuses(served, reader, protocol, case)
-        assert {found[""], found["-interactive"]} == {status}
-        assert found["Histogram+GraphCut"] == (422 if status == 200 else 403)  # 422: it has no scribbles to go by
-        assert {found[" uploaded"], found["-interactive uploaded"]} == {uploaded}
-        answer = served.put_label(reader, case.id, volume_bytes(draw(3)[1], ".nrrd"))
-        assert answer.status_code == 200, answer.text
-    offered = served.client(reader).info()["models"]
-    names = {protocol.name, f"{protocol.name}-interactive"}
-    assert (names <= set(offered)) == (policy is not PrelabelPolicy.NEVER)
-    assert (not names & set(offered)) == (policy is PrelabelPolicy.NEVER)
-    engineer = served.account(Role.ENGINEER)
-    assert names <= set(served.client(engineer).info()["models"])
-    assert statuses(served, engineer, protocol, case)["-interactive"] == 200
-
-
-def test_a_model_of_no_protocol_shows_no_reader_what_a_protocol_withholds(served: Served) -> None:
-    """Otherwise a case's image, uploaded by hand, would be answered."""
-    served.protocol(prelabels=PrelabelPolicy.NEVER)
-    found = statuses(served, served.account(), served.protocol(), served.cases(served.protocol())[0])
-    assert found["Histogram+GraphCut uploaded"] == 403
 
 
 @pytest.mark.parametrize(

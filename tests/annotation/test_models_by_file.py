@@ -46,7 +46,7 @@ def zoo_parts(told: dict[str, Any]) -> dict[str, bytes]:
             "transforms": [
                 {"_target_": "LoadImaged", "keys": "image"},
                 {"_target_": "EnsureChannelFirstd", "keys": "image"},
-                {"_target_": "Orientationd", "keys": "image", "axcodes": "RAS"},
+                {"_target_": "Orientationd", "keys": "image", "axcodes": "RAS", "labels": ["LR", "PA", "IS"]},
                 {
                     "_target_": "ScaleIntensityRanged",
                     "keys": "image",

@@ -29,6 +29,8 @@ from training.pipeline import train_candidate
 from training.plan import ModelTask
 from training.request import TrainingRequest
 
+pytestmark = pytest.mark.slow  # two small trainings, and a browser that opens OHIF three times
+
 ROWS_APART = turned(np.eye(3), (1.0, 1.5, 3.0))
 
 

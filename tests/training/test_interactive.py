@@ -199,7 +199,8 @@ def test_an_image_is_prepared_once_for_all_clicks(trained: tuple[dict[str, Tenso
     assert interactor.knows("an image")
     kept = images.bytes
     interactor.predict(image, {"lesion": [lesion]}, digest="an image")
-    assert images.bytes == kept > image.array_ZYX.size
+    assert 0 < images.bytes - kept <= 20**3  # the voxels of one part, where the prepared image has four bytes each
+    assert kept > 4 * image.array_ZYX.size
 
 
 def test_clicks_far_apart_are_answered_apart_and_only_new_ones_anew(
