@@ -61,6 +61,12 @@ class ForeignModel:
         missing = [part for part in ("network_def", "preprocessing", "inferer", "postprocessing") if part not in config]
         if missing:
             raise BundleError(f"{CONFIG} has no {', '.join(missing)}. Nothing is served.")
+        network = config["network_def"]
+        shown = network.get("in_channels") if isinstance(network, Mapping) else None
+        if isinstance(shown, int) and shown != 1:
+            raise BundleError(
+                f"its network is shown {shown} images together; by file it is shown one. Nothing is served."
+            )
         parser = ConfigParser({**config, "bundle_root": str(bundle.folder)})
         self._network = network_with_weights(parser, bundle_weights(bundle), device)
         self._preprocessing: Compose = parser.get_parsed_content("preprocessing")

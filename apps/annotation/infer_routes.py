@@ -126,8 +126,8 @@ def _of_case(overread: OverreadApp, task: ServedModel, caller: Caller, image: st
     """What is asked of a case that the caller may be shown proposals of; who asks works on it."""
     case = overread.store.case(image)
     overread.reads.visible.prelabel(caller.account, case)
-    task.require_own(case)
     worklist.renew(overread.store, case.id, caller.account.id)
+    task.require_own(case)
     return case_asked(overread.store, overread.images, case, said)
 
 

@@ -4,6 +4,7 @@ from collections import Counter
 from dataclasses import dataclass
 from datetime import date, datetime, timedelta
 from typing import Annotated
+from urllib.parse import urlencode
 
 from fastapi import APIRouter, Form, Query, Request
 from fastapi.responses import RedirectResponse, Response
@@ -16,7 +17,7 @@ from labeling_protocols import calibration, worklist
 from labeling_protocols.case_scores import offers
 from labeling_protocols.protocol import Protocol
 from labeling_protocols.protocol_parts import BlindingLifts
-from labeling_protocols.records import Role, SeatState, Work
+from labeling_protocols.records import Case, Role, SeatState, Work
 from labeling_protocols.store import SeatError, Store, UnknownError, WithdrawalError, now
 from labeling_protocols.worklist import WorklistError
 
@@ -156,17 +157,20 @@ def _progress(request: Request, store: Store, protocol: Protocol, caller: Caller
 
 def _held(request: Request, store: Store, work: Work, at: datetime, why: str) -> Held:
     left = work.lease_until - at if work.lease_until is not None and work.lease_until > at else None
-    return Held(work=work, left=left, ohif=_ohif(request, store.case(work.case).series), why=why)
+    return Held(work=work, left=left, ohif=_ohif(request, store.case(work.case)), why=why)
 
 
-def _ohif(request: Request, series: str | None) -> str:
-    """Where OHIF shows the case's study; empty where the archive has no such series."""
-    if series is None:
+def _ohif(request: Request, case: Case) -> str:
+    """Where OHIF opens the case to be drawn; empty where the archive has no such series."""
+    if case.series is None:
         return ""
-    filters = {"SeriesInstanceUID": series}
+    filters = {"SeriesInstanceUID": case.series}
     found = request.app.state.archive.ask(lambda client: client.search_for_series(search_filters=filters))
-    study = found[0][_STUDY]["Value"][0] if found else ""
-    return f"/ohif/viewer?StudyInstanceUIDs={study}" if study else ""
+    if not found:
+        return ""
+    study = str(found[0][_STUDY]["Value"][0])
+    asked = {"StudyInstanceUIDs": study, "initialSeriesInstanceUID": case.series, "case": case.id}
+    return f"/ohif/segmentation?{urlencode(asked)}"
 
 
 def _calibration(store: Store, protocol: Protocol, reader: str) -> tuple[tuple[calibration.Standing, ...], int]:

@@ -40,6 +40,7 @@ QUERIES: dict[str, tuple[str, ...]] = {
     "/datastore/image/info": ("image={case}",),
     "/datastore/label": tuple(f"label={{case}}&tag={tag}" for tag in TAGS),
     "/datastore/label/info": tuple(f"label={{case}}&tag={tag}" for tag in TAGS),
+    "/ohif/cases": ("series=1.2.3",),
     "/train/": ("", "check_if_running=true"),
 }
 # When the reader's own last save came, and how long it took: it comes a moment later in the second site.

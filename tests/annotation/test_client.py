@@ -169,7 +169,7 @@ def test_3d_slicers_segments_in_another_order_are_kept_in_protocol_values(served
 def test_an_unknown_strategy_model_or_trainer_is_a_404_in_words(served: Served) -> None:
     client = served.client(served.account(Role.READER, Role.ENGINEER))
     for call, arguments in (
-        (client.next_sample, ("random", {})),
+        (client.next_sample, ("first", {})),
         (client.infer, ("liver", "x", {})),
         (client.train_start, ("liver", {})),
     ):

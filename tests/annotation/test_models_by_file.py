@@ -18,7 +18,7 @@ from labeling_protocols.volumes import read_volume
 from tests.annotation.released import parts_of, segmentation_parts
 from tests.annotation.served import Served
 from tests.training.drawn import draw
-from training.bundle import METADATA, BundleError, write_bundle
+from training.bundle import CONFIG, METADATA, BundleError, write_bundle
 from training.foreign_bundle import bundle_values
 from training.publishing import public_pem
 
@@ -223,6 +223,17 @@ def test_an_unpacked_bundle_is_served_until_a_byte_of_it_changes(
     (folder / METADATA).symlink_to("/etc/hostname")
     assert "bundle-unpacked-one" not in offered(served)
     assert "has a link" in caplog.text
+
+
+def test_a_network_for_several_images_is_refused_in_words(served: Served) -> None:
+    parts = zoo_parts(metadata(c1="anterior"))
+    parts[CONFIG] = parts[CONFIG].replace(b'"in_channels": 1', b'"in_channels": 4')
+    put(served, "four", parts, served.site.signing_key)
+    [case] = served.cases(served.protocol())
+    session = served.session(served.account(Role.ENGINEER))
+    answer = session.post(f"{served.url}/infer/bundle-four?image={case.id}")
+    assert answer.status_code == 503
+    assert "shown 4 images together" in answer.json()["detail"]
 
 
 @pytest.mark.parametrize(

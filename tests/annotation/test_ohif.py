@@ -183,6 +183,7 @@ def test_clicks_reach_the_interactive_model_where_they_fell(
         ohif.click_at(case.geometry, (21, 17, z))
     assert sent(asked.value.post_data or "") == {"posterior": [[21, 17, z]], "result_extension": ".nrrd"}
     ohif.wait_for("proposed this")
+    assert ohif.slice_shown(case.geometry) == z
     ohif.page.screenshot(path=tmp_path / "clicked.png")
 
 

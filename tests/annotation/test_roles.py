@@ -77,7 +77,7 @@ ROUTES: dict[str, frozenset[Role]] = {
     ),
     **dict.fromkeys((f"POST /review/seats/cases/{{case}}/{act}" for act in ("reassign", "withdraw")), ADMINISTRATOR),
     **dict.fromkeys(("PUT /datastore/updatelabelinfo", "PUT /datastore/label/info"), ADJUDICATOR),
-    **dict.fromkeys(("POST /infer/{model}", "PUT /session/"), WORKER),
+    **dict.fromkeys(("POST /infer/{model}", "GET /infer/queue", "PUT /session/"), WORKER),
     **dict.fromkeys(("GET /session/{session_id}", "DELETE /session/{session_id}"), WORKER),
     **dict.fromkeys(("POST /train/", "POST /train/{model}", "DELETE /train/"), ENGINEER),
     **dict.fromkeys((f"{method} /batch/infer{end}" for method in ("GET", "DELETE") for end in ("", "/")), ENGINEER),

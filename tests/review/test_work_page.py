@@ -122,7 +122,7 @@ def test_a_held_case_that_came_from_dicom_opens_in_ohif(served: Served, reader: 
     next_case(served.store, protocol.name, reader.id)
     served.app.state.archive._looked = 0.0  # the index looks at its folder every other second only
     text = signed_in(served, reader).get(f"{served.url}/work/").text
-    assert f'href="/ohif/viewer?StudyInstanceUIDs={who.study_uid}"' in text
+    assert f'href="/ohif/segmentation?StudyInstanceUIDs={who.study_uid}&amp;initialSeriesInstanceUID=' in text
 
 
 def test_a_lease_that_ended_is_said(served: Served, reader: Account) -> None:

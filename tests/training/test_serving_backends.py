@@ -31,12 +31,16 @@ def anything_counts(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def candidates(monkeypatch: pytest.MonkeyPatch, *made: tuple[str, Callable[[], backends.Ask]]) -> None:
-    monkeypatch.setattr(backends, "_candidates", lambda *_: iter(made))
+    monkeypatch.setattr(backends, "_candidates", lambda *_: iter([made]))
 
 
 def seconds(monkeypatch: pytest.MonkeyPatch, **of: float) -> None:
     """What each candidate is measured to take; the network itself a second."""
-    monkeypatch.setattr(backends, "_seconds", lambda backend, *_: of.get(backend.name, 1.0))
+
+    def timed(backend: Backend, windows: list[Tensor]) -> tuple[list[Tensor], float]:
+        return [backend.ask(window) for window in windows], of.get(backend.name, 1.0)
+
+    monkeypatch.setattr(backends, "_timed", timed)
 
 
 def test_a_small_network_is_left_as_it_is(network: torch.nn.Module, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -77,6 +81,23 @@ def test_what_cannot_run_the_network_is_left_out(network: torch.nn.Module, monke
 
     candidates(monkeypatch, ("refusing", refuse))
     assert fastest(network, SIZE, CPU).name == "torch float32"
+
+
+@pytest.mark.usefixtures("anything_counts")
+def test_float32_is_looked_at_only_where_no_bfloat16_agrees(
+    network: torch.nn.Module, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ask = plain(network).ask
+
+    def precisions(bf16: backends.Ask) -> None:
+        both = [[("bf16", lambda: bf16)], [("f32", lambda: ask)]]
+        monkeypatch.setattr(backends, "_candidates", lambda *_: iter(both))
+
+    seconds(monkeypatch, bf16=0.3, f32=0.1)
+    precisions(ask)
+    assert fastest(network, SIZE, CPU).name == "bf16"
+    precisions(lambda windows: ask(windows).flip(2))
+    assert fastest(network, SIZE, CPU).name == "f32"
 
 
 def test_a_network_without_a_convolution_is_left_as_it_is() -> None:
@@ -121,7 +142,8 @@ def test_openvino_is_a_candidate_only_where_it_is_installed(
 ) -> None:
     def names(found: object) -> list[str]:
         monkeypatch.setattr(backends, "importlib", SimpleNamespace(util=SimpleNamespace(find_spec=lambda _: found)))
-        return [name for name, _ in backends._candidates(network, torch.zeros(1, 1, *SIZE), CPU)]
+        every = backends._candidates(network, torch.zeros(1, 1, *SIZE), CPU)
+        return [name for precision in every for name, _ in precision]
 
     assert not any("OpenVINO" in name for name in names(None))
     assert "OpenVINO float32" in names(object())

@@ -64,8 +64,9 @@ export class Outline {
     return { size_XYZ, affine_LPS, values };
   }
 
-  // Go to the slice with most of it, so that a proposal is seen at once.
-  async turnTo(values) {
+  // Go to the slice with most of it, so that it is seen at once.
+  async turnTo() {
+    const { values } = this.read();
     const area = this.told.grid.size_XYZ[0] * this.told.grid.size_XYZ[1];
     const counts = this.slices.map((_, z) => values.subarray(z * area, (z + 1) * area).reduce((n, v) => n + (v > 0), 0));
     const most = counts.indexOf(Math.max(...counts));

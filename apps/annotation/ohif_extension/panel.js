@@ -108,7 +108,7 @@ export class Panel {
     return [
       ...group('Click into', [...names, ['background', 'Background']], false),
       ...group('Draw a box round', names, true),
-      this._button(`Clear ${marks} points and boxes`, () => this.work.clearPoints(), { disabled: !marks }),
+      this._button(`Clear points and boxes (${marks})`, () => this.work.clearPoints(), { disabled: !marks }),
     ];
   }
 

@@ -122,6 +122,7 @@ export class Work {
     const own = told.yours ? await storedLabel(told, 'final') : null;
     const begun = own ?? (told.yours ? await storedLabel(told, 'original') : null);
     await this._write(begun?.volume ?? this._blank());
+    await this.outline.turnTo();
     const words = own
       ? own.settled
         ? 'This case is settled; you see what came of it.'
@@ -147,6 +148,9 @@ export class Work {
       const proposed = await propose(model, this.state.told, this.points, label, how);
       this._before = this.outline.read().values;
       await this._write(proposed.only ? this._joined(proposed) : proposed.volume);
+      if (!takesPoints(model)) {
+        await this.outline.turnTo(); // who clicks stays where he clicked
+      }
       this._now({ words: `${proposed.model} proposed this. Check and correct it.`, unsaved: true });
     });
     this._now({ running: null });
@@ -251,7 +255,6 @@ export class Work {
       await this.outline.create();
     }
     this.outline.write(volume);
-    await this.outline.turnTo(volume.values);
   }
 
   // The answer of a model that draws one structure, within what is drawn of the others.
