@@ -5,6 +5,7 @@ import os
 import sys
 import threading
 from collections.abc import Callable, Coroutine
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -41,7 +42,8 @@ def run(scenario: Callable[[], Coroutine[Any, Any, None]]) -> None:
     async def bounded() -> None:
         await asyncio.wait_for(scenario(), LIMIT_S)
 
-    asyncio.run(bounded())
+    with ThreadPoolExecutor(1) as own:  # a browser's test leaves its event loop in this thread
+        own.submit(asyncio.run, bounded()).result()
 
 
 async def came_true(condition: Callable[[], bool]) -> None:

@@ -19,10 +19,10 @@ from training.pipeline import train_candidate
 from training.request import TrainingRequest
 
 READERS, IMAGES, INFERENCES = 4, 20, 200
-KEPT_MB = 24
+KEPT_MB = 5
 SLACK_MB = 120  # what allocators and the database's caches take and give back as they like
 GRID = Geometry(
-    shape_ZYX=(64, 72, 80),
+    shape_ZYX=(40, 44, 48),
     spacing_mm_XYZ=(1.5, 1.5, 1.5),
     origin_mm_LPS=(0.0, 0.0, 0.0),
     direction_LPS=(1.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 1.0),

@@ -108,7 +108,9 @@ def test_an_answer_comes_back_to_the_image_as_through_monai(name: str) -> None:
     )
 
 
-@pytest.mark.parametrize(("name", "corner"), itertools.product(["anisotropic", "oblique", "coarse"], [True, False]))
+@pytest.mark.parametrize(
+    ("name", "corner"), list(itertools.product(["anisotropic", "oblique", "coarse"], [True, False]))
+)
 def test_a_small_structure_is_restored_whole_in_a_corner_and_inside(name: str, corner: bool) -> None:
     geometry = grid(name)
     ours, monais = preparation_of(config()), MonaiPreparation(config())
