@@ -240,8 +240,8 @@ def _outcome(result: dict[str, Any]) -> str:
     released = "passed its gate and is champion" if result["promoted"] else "is kept and not released"
     principal, folds = result["principal"], result["cross_validation"]
     said = [
-        f"{result['model_version']} {released}: {_spoken(principal, result['figures'])} on {result['cases']} held-out"
-        f" cases, {result['missed']} missed.",
+        f"{result['model_version']} {released}: {_spoken(principal, result['figures'])} on {result['cases']}"
+        f" {result['judged_on']}, {result['missed']} missed.",
         *([f"  cross-validation: {_spoken(principal, folds)} on the cases trained on, by fold."] if folds else []),
         *(f"  gate: {reason}" for reason in result["reasons"]),
         f"MLflow run {result['run_id']}, snapshot {result['snapshot'][:12]}, bundle {result['bundle_sha256'][:12]}.",

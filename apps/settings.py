@@ -49,6 +49,7 @@ quiet_seconds = 5.0       # a series is complete when no slice came for this lon
 
 [training]
 device = "auto"  # auto, cpu or cuda
+# held_out_share = 0.2  # of the patients, never trained on, to judge models; 0: by cross-validation (--folds) alone
 # processes = 1  # that train one model together: as many as this machine has GPUs
 
 # [inference]  # of the models that viewers ask
@@ -138,6 +139,7 @@ class Dicom:
 class Training:
     device: Annotated[str, Field(pattern=r"^(auto|cpu|cuda(:\d+)?)$")] = "auto"
     max_epochs: Annotated[int, Field(ge=1)] | None = None  # None: what the plan says
+    held_out_share: Annotated[float, Field(ge=0, le=0.5)] = 0.2  # of patients; 0: judged by cross-validation alone
     processes: Annotated[int, Field(ge=1)] = 1  # that train one model together on this machine
 
 

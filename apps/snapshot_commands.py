@@ -46,6 +46,7 @@ def snapshot_create(
             protocol,
             secret=opened.secret,
             excluded=excluded,
+            held_out_share=opened.config.training.held_out_share,
             actor=COMMAND_LINE,
             progress=_told(bar, "verify"),
         )

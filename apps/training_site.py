@@ -28,6 +28,7 @@ def workplace(site: Site) -> Iterator[Workplace]:
             secret=site.secret,
             signing_key=site.signing_key,
             device=site.config.training.device,
+            held_out_share=site.config.training.held_out_share,
             overrides={} if epochs is None else {"epochs": epochs},
         )
     finally:

@@ -33,7 +33,7 @@ from training.samples import phantom
 
 ROOT = Path(__file__).resolve().parents[1]
 PROTOCOL = "hippocampus"
-LEARNED = 16
+LEARNED = 24
 _PATCH = (64, 64, 64)
 _ASKED = {"result_extension": ".nrrd", "result_dtype": "uint8", "result_compress": False}
 

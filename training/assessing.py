@@ -12,20 +12,22 @@ from training.inference import model_of
 from training.loop import TrainingCancelled
 from training.plan import Plan
 from training.report import EvaluationReport
-from training.run_log import RunLog
+from training.run_log import CROSS_VALIDATION, RunLog
 from training.snapshot import SnapshotCase
 from training.task_kit import TestCase
 from training.tasks import kit_of
 from training.workplace import Cancelled, Part, Tell, TrainingJob, Workplace
 
-CROSS_VALIDATION, VALIDATED = "cross_validation", "validated"
+VALIDATED = "validated"
 _CANDIDATE = "candidate"
 
 
 def assess(place: Workplace, job: str, *, tell: Tell = lambda said: None, cancelled: Cancelled = lambda: False) -> None:
     """Score the trained model, and the champion of this moment, on the snapshot's held-out cases; keep both.
 
-    Of a cross-validation also each fold's network on the cases it did not learn from, and all of them together.
+    Of a cross-validation also each fold's network on the cases it did not learn from, and all of them together. Where
+    none are held out that is what the model is judged by; a champion may have learned from these cases and then looks
+    better than it is.
     """
     work = TrainingJob(place, job)
     kept = work.folder / "evaluation.json"
@@ -42,23 +44,24 @@ class _Assessing:
 
     def everything(self) -> dict[str, Any]:
         """What the release rests on: reports as JSON, and the champion's number."""
-        work, held_out = self._work, self._work.snapshot.held_out
-        parts = work.parts(self._plan)
+        work, parts = self._work, self._work.parts(self._plan)
+        cases = work.snapshot.held_out or _validation(parts)
         validated, folds = self._folds(parts) if len(parts) > 1 else ("", None)
         config = self._kit.config(self._plan, len(parts), validated)
         model = self._kit.model(config, work.weights(), work.device)
-        scores = self._score(model, self._plan, held_out, _CANDIDATE)
-        human = self._kit.human(work.place.store, work.protocol, self._plan, held_out)
+        scores = self._score(model, self._plan, cases, _CANDIDATE) if work.snapshot.held_out else validated
+        human = self._kit.human(work.place.store, work.protocol, self._plan, cases)
         champion = work.place.registry.champion_or_none(work.protocol.name, self._plan.task)
         theirs, against = None, None
         if champion is not None:
             bundle = work.place.registry.bundle(champion)
             _, plan, served = model_of(bundle, work.device)
-            against = (champion.name, self._score(served, plan, held_out, "champion"))
-            theirs = self._report(against[1], held_out, champion.name, human=human)
-        report = self._report(scores, held_out, _CANDIDATE, champion=against, human=human)
-        self._run.evaluation(report, step=self._plan.epochs)
-        self._show(model, scores, report)
+            against = (champion.name, self._score(served, plan, cases, "champion"))
+            theirs = self._report(against[1], cases, champion.name, human=human)
+        report = self._report(scores, cases, _CANDIDATE, champion=against, human=human)
+        if work.snapshot.held_out:
+            self._run.evaluation(report, step=self._plan.epochs)
+        self._show(model, parts, scores, report)
         return {
             "report": report.as_json(),
             "champion": champion.number if champion else None,
@@ -82,7 +85,7 @@ class _Assessing:
             with self._work.running_part(self._run, part) as run:
                 run.evaluation(self._report(texts[-1], part.validation, part.fold), self._plan.epochs, CROSS_VALIDATION)
                 run.close("FINISHED")
-        cases = [case for part in parts for case in part.validation]
+        cases = _validation(parts)
         pooled = self._kit.pooled(texts)
         report = self._report(
             pooled,
@@ -114,21 +117,31 @@ class _Assessing:
             **beside,
         )
 
-    def _show(self, model: Any, scores: str, report: EvaluationReport) -> None:
+    def _show(self, model: Any, parts: Sequence[Part], scores: str, report: EvaluationReport) -> None:
         """The report and the worst, median and best case as pictures, and the page that says what there is."""
         ranked = report.worst_first()
         places = {"worst": 0, "median": len(ranked) // 2, "best": len(ranked) - 1} if ranked else {}
-        shown = (
-            (rank, self._work.test_case(self._work.case(ranked[at][0])), ranked[at][1]) for rank, at in places.items()
-        )
-        for name, picture in self._kit.pictures(model, self._work.protocol, shown):
-            self._run.picture(f"pictures/{name}.png", picture)
+        for rank, at in places.items():
+            case, value = self._work.case(ranked[at][0]), ranked[at][1]
+            asked = model if case.held_out else self._unseen_by(parts, case)
+            shown = [(rank, self._work.test_case(case), value)]
+            for name, picture in self._kit.pictures(asked, self._work.protocol, shown):
+                self._run.picture(f"pictures/{name}.png", picture)
         for name, picture in (*_charts(report), *self._kit.charts(scores)):
             self._run.picture(f"pictures/{name}.png", picture)
         stage = "evaluated, not judged yet"
         run_page.tell(
             self._run, run_page.Progress(snapshot=self._work.snapshot, plan=self._plan, stage=stage, report=report)
         )
+
+    def _unseen_by(self, parts: Sequence[Part], case: SnapshotCase) -> Any:
+        """The network of the fold that did not learn from this case."""
+        part = next(part for part in parts if case in part.validation)
+        return self._kit.model(self._kit.config(self._plan, 1), part.weights(), self._work.device)
+
+
+def _validation(parts: Sequence[Part]) -> tuple[SnapshotCase, ...]:
+    return tuple(case for part in parts for case in part.validation)
 
 
 def _charts(report: EvaluationReport) -> Iterator[tuple[str, Picture]]:

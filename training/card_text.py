@@ -24,7 +24,7 @@ def model_card(candidate: Candidate, pictures: Mapping[str, str]) -> str:
     snapshot, plan = candidate.snapshot, candidate.plan
     sections = {
         "Data": [*_data(candidate)],
-        "Figures on the held-out cases": [*_figures(candidate)],
+        "Figures": [*_figures(candidate)],
         "Subgroups": [*_subgroups(candidate.report.subgroups, candidate.report.principal)],
         "Gate": [*_gate(candidate)],
         "Limits": [*_limits(candidate)],
@@ -96,9 +96,9 @@ def _figures(candidate: Candidate) -> Iterator[str]:
     )
     yield ""
     yield (
-        f"Over {report.cases} case(s) of {report.patients} patient(s), test set `{report.test_set}`;"
-        f" {report.missed} missed, {report.invented} invented. Intervals are drawn over patients; a dash is what cannot"
-        " be measured."
+        f"Over {report.cases} {candidate.snapshot.judged_on}; {report.patients} patient(s), test set"
+        f" `{report.test_set}`; {report.missed} missed, {report.invented} invented. Intervals are drawn over patients;"
+        " a dash is what cannot be measured."
     )
     yield from (f"- {note}" for note in report.notes)
 

@@ -85,7 +85,7 @@ class ClassificationKit:
             truth = word_of(one.label.answers.get(model.question))
             yield (
                 rank,
-                classification_pictures.answered(one.image, f"{rank} held-out case", truth, model.predict(one.image)),
+                classification_pictures.answered(one.image, f"{rank} case", truth, model.predict(one.image)),
             )
 
     def charts(self, scores: str) -> Iterator[tuple[str, Picture]]:

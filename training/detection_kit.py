@@ -89,7 +89,7 @@ class DetectionKit:
     ) -> Iterator[tuple[str, Picture]]:
         values = {structure.name: structure.value for structure in protocol.structures}
         for rank, one, value in shown:
-            title = f"{rank} held-out case, FROC score {value:.3f}"
+            title = f"{rank} case, FROC score {value:.3f}"
             true = true_boxes(one.label, {name: values[name] for name in model.structures})
             yield rank, detection_pictures.boxed(one.image, title, true, model.report(one.image))
 

@@ -55,7 +55,7 @@ def _plan_fits(change_plan: ChangePlan | None, candidate: EvaluationReport) -> I
 
 def _enough(verification: Verification | None, candidate: EvaluationReport) -> Iterator[str]:
     if not candidate.cases:
-        yield "no held-out case was scored"
+        yield "no case was scored"
     if verification is not None:
         if candidate.cases < verification.cases_min:
             yield f"{candidate.cases} held-out case(s), at least {verification.cases_min} needed"

@@ -58,7 +58,7 @@ def _pictures(report: EvaluationReport) -> dict[str, tuple[str, Picture]]:
     """Caption and picture by name."""
     found = {
         "summary": ("All figures, and the worst cases", report_pictures.summary(report)),
-        "cases": ("Every held-out case", report_pictures.case_strip(report)),
+        "cases": ("Every case judged on", report_pictures.case_strip(report)),
     }
     if report.subgroups:
         found["subgroups"] = ("By subgroup", report_pictures.subgroup_forest(report, report.principal))

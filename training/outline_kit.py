@@ -91,7 +91,7 @@ class OutlineKit:
         self, model: Segmenter | Interactor, protocol: Protocol, shown: Iterable[tuple[str, TestCase, float]]
     ) -> Iterator[tuple[str, Picture]]:
         for rank, one, value in shown:
-            title = f"{rank} held-out case, mean Dice {value:.3f}"
+            title = f"{rank} case, mean Dice {value:.3f}"
             truth, predicted = one.label.volume(), _drawn_by(model)(one.every)
             yield rank, pictures.overlay(protocol, title, one.image, truth, predicted)
 

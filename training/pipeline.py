@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from labeling_protocols import audit
 from labeling_protocols.blobs import write_durably
 from training import gate, run_page, snapshot_index
-from training.assessing import CROSS_VALIDATION, VALIDATED, assess
+from training.assessing import VALIDATED, assess
 from training.bundle import PLAN, open_bundle, write_bundle
 from training.change_control import find_change_plan
 from training.changes import Changes, changes, made_of
@@ -20,8 +20,8 @@ from training.model_card import Candidate, bundle_parts
 from training.registry import BUNDLE_FOLDER, GATE_REPORT, ModelVersion
 from training.report import EvaluationReport
 from training.request import TrainingRequest
-from training.run_log import RunLog
-from training.snapshot import open_snapshot
+from training.run_log import CROSS_VALIDATION, HELD_OUT, RunLog
+from training.snapshot import SnapshotError, open_snapshot
 from training.workplace import Cancelled, Tell, TrainingJob, Workplace
 
 __all__ = ["Outcome", "Workplace", "assess", "release", "take_snapshot", "train", "train_candidate"]
@@ -31,8 +31,8 @@ __all__ = ["Outcome", "Workplace", "assess", "release", "take_snapshot", "train"
 class Outcome:
     """What a training came to; `promoted` says whether its version is the champion now.
 
-    `figures` are those on the held-out cases by name, `principal` the one that cases are ranked by, and
-    `cross_validation` the figures on the training cases of all folds, empty where there were none.
+    `judged_on` says what the `figures` by name are of, `principal` is the one that cases are ranked by, and
+    `cross_validation` are the figures on the training cases of all folds, empty where there were none.
     """
 
     run_id: str
@@ -42,6 +42,7 @@ class Outcome:
     model_version: str
     bundle_sha256: str
     principal: str
+    judged_on: str
     figures: Mapping[str, float | None]
     cross_validation: Mapping[str, float | None]
     cases: int
@@ -77,7 +78,14 @@ def take_snapshot(place: Workplace, request: TrainingRequest, job: str) -> str:
         if request.snapshot:
             digest = snapshot_index.find(place.store, request.snapshot)
         else:
-            digest = snapshot_index.take(place.store, request.protocol, secret=place.secret).digest
+            share = place.held_out_share
+            taken = snapshot_index.take(place.store, request.protocol, secret=place.secret, held_out_share=share)
+            digest = taken.digest
+        if request.folds < 2 and not open_snapshot(digest, place.store.blobs).held_out:
+            raise SnapshotError(
+                f"snapshot {digest[:12]} holds no case out to judge a model on; a cross-validation (--folds 5), or a"
+                " held_out_share in the configuration before its first snapshot, is expected. Nothing was trained."
+            )
         write_durably(folder / "request.json", request.as_json().encode())
         write_durably(kept, digest.encode())
     return kept.read_text()
@@ -129,7 +137,8 @@ def release(place: Workplace, job: str, *, tell: Tell = lambda said: None) -> Ou
         run.files(bundle.folder, BUNDLE_FOLDER)
         facts = {"overread.gate": "passed" if decision.passed else "refused", "overread.bundle_sha256": bundle.sha256}
         run.tag(facts)
-        run.model(plan, candidate.name, {"bundle_sha256": bundle.sha256, "version": version.number}, report)
+        about = {"bundle_sha256": bundle.sha256, "version": version.number}
+        run.model(plan, candidate.name, about, report, HELD_OUT if work.snapshot.held_out else CROSS_VALIDATION)
         registered = place.registry.register(protocol.name, number, candidate.version, gate_report)
         if decision.passed:
             registered = place.registry.promote(protocol.name, number, gate_report)
@@ -137,7 +146,7 @@ def release(place: Workplace, job: str, *, tell: Tell = lambda said: None) -> Ou
         _tell_page(run, work, registered, report, decision)
         run.close("FINISHED")
     folds = EvaluationReport.from_json(stored[CROSS_VALIDATION]) if stored[CROSS_VALIDATION] else None
-    return _outcome(registered, report, folds, gate_report)
+    return _outcome(registered, report, folds, gate_report, work.snapshot.judged_on)
 
 
 def _note_release(place: Workplace, champion: ModelVersion, job: str) -> None:
@@ -180,7 +189,11 @@ def _tell_page(
 
 
 def _outcome(
-    version: ModelVersion, report: EvaluationReport, folds: EvaluationReport | None, gate_report: gate.GateReport
+    version: ModelVersion,
+    report: EvaluationReport,
+    folds: EvaluationReport | None,
+    gate_report: gate.GateReport,
+    judged_on: str,
 ) -> Outcome:
     return Outcome(
         run_id=version.run_id,
@@ -190,6 +203,7 @@ def _outcome(
         model_version=version.name,
         bundle_sha256=version.bundle_sha256,
         principal=report.principal,
+        judged_on=judged_on,
         figures={figure.name: figure.value for figure in report.figures},
         cross_validation={figure.name: figure.value for figure in folds.figures} if folds else {},
         cases=report.cases,

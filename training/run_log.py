@@ -31,7 +31,7 @@ from training.quiet_mlflow import (
 from training.report import EvaluationReport
 from training.signature import FLAVOUR, write_model_file
 
-HELD_OUT = "held_out"
+HELD_OUT, CROSS_VALIDATION = "held_out", "cross_validation"
 _NOTE_TAG = "mlflow.note.content"
 _NOTE_CHARACTERS_MAX = 8000  # MLflow's limit on a tag
 _PARAM_CHARACTERS_MAX = 6000  # MLflow's limits too
@@ -132,8 +132,10 @@ class RunLog:
         self.text("plan.json", plan.as_json())
         self.text("plan.yaml", yaml.safe_dump(values, sort_keys=False, allow_unicode=True, default_flow_style=None))
 
-    def model(self, plan: Plan, name: str, facts: Mapping[str, str], report: EvaluationReport) -> str:
-        """Attach the model: what goes in and out, and its figures; returns MLflow's id of it.
+    def model(
+        self, plan: Plan, name: str, facts: Mapping[str, str], report: EvaluationReport, on: str = HELD_OUT
+    ) -> str:
+        """Attach the model: what goes in and out, and its figures `on` which cases; returns MLflow's id of it.
 
         `facts` say which bundle it is about, `bundle_sha256` among them. Nothing that could be executed is attached.
         """
@@ -155,7 +157,7 @@ class RunLog:
         moment_ms = run.info.start_time
         metrics = [
             Metric(_metric_name(key), value, moment_ms, plan.epochs, model_id=model.model_id, run_id=self.id)
-            for key, value in _defined(report, HELD_OUT).items()
+            for key, value in _defined(report, on).items()
         ]
         self.client.log_batch(self.id, metrics=metrics)
         return str(model.model_id)

@@ -10,18 +10,18 @@ from dataclasses import dataclass
 from training.plan import Plan
 from training.report import EvaluationReport, Figure
 from training.report_tables import champions
-from training.run_log import RunLog
+from training.run_log import CROSS_VALIDATION, HELD_OUT, RunLog
 from training.snapshot import Snapshot
 
 _PICTURES = ("pictures/summary.png", "pictures/worst.png", "pictures/curves.png")  # those that there are, in this order
-_FIGURES_MAX = 16  # rows; all of them are in evaluation/held_out/figures.csv
+_FIGURES_MAX = 16  # rows; all of them are in figures.csv
 _WARNINGS_MAX = 6
 _GAP = "&emsp;"  # MLflow sets a table's columns without any space between
 _COUNTS = ("missed", "invented")
 _NEXT = (
-    ("cases, worst first", "evaluation/held_out/cases.csv"),
-    ("all figures", "evaluation/held_out/figures.csv"),
-    ("subgroups", "evaluation/held_out/subgroups.csv"),
+    ("cases, worst first", "evaluation/{}/cases.csv"),
+    ("all figures", "evaluation/{}/figures.csv"),
+    ("subgroups", "evaluation/{}/subgroups.csv"),
     ("all pictures", "pictures"),
     ("gate report", "gate.json"),
     ("plan", "plan.yaml"),
@@ -59,7 +59,7 @@ def markdown(progress: Progress, *, experiment: str, run: str, pictures: Sequenc
     """The page; pictures and links are the run's own artifacts."""
     parts = [_verdict(progress)]
     if progress.report is not None:
-        parts += [_figures(progress.report), *_warnings(progress.report)]
+        parts += [_figures(progress.report, progress.snapshot), *_warnings(progress.report)]
     parts.append(_learned(progress))
     address = f"#/experiments/{experiment}/runs/{run}/artifacts"
     parts += [f"![{path}](get-artifact?path={path}&run_uuid={run})" for path in pictures]
@@ -88,10 +88,10 @@ def _headline(report: EvaluationReport | None) -> str:
     return f"{said}, {report.missed} missed"
 
 
-def _figures(report: EvaluationReport) -> str:
+def _figures(report: EvaluationReport, snapshot: Snapshot) -> str:
     """The principal figure first; counts and the others as the report has them."""
     ordered = sorted(report.figures, key=lambda figure: figure.name != report.principal)
-    heads = ["On the held-out cases", "Model", "95 % interval", "n"]
+    heads = [f"On the {snapshot.judged_on}", "Model", "95 % interval", "n"]
     heads += [f"Champion {report.comparison.champion}"] if report.comparison else []
     heads += ["Readers among each other"] if report.human else []
     rows = [
@@ -124,7 +124,7 @@ def _warnings(report: EvaluationReport) -> list[str]:
 def _learned(progress: Progress) -> str:
     snapshot, plan, report = progress.snapshot, progress.plan, progress.report
     patients = len({case.patient for case in snapshot.training})
-    scored = f", scored on {report.cases} of {report.patients} held out" if report else ""
+    scored = f", scored on {report.cases} {snapshot.judged_on}" if report else ""
     version = f"`{progress.model_version}`: " if progress.model_version else ""
     return (
         f"{version}{plan.task} by {plan.network}, protocol {snapshot.protocol} version"
@@ -137,7 +137,8 @@ def _next(progress: Progress) -> list[tuple[str, str]]:
     """What there is already."""
     evaluated, judged = progress.report is not None, progress.passed is not None
     late = {"evaluation": evaluated, "pictures": evaluated, "gate.json": judged}
-    return [(words, path) for words, path in _NEXT if late.get(path.partition("/")[0], True)]
+    where = HELD_OUT if progress.snapshot.held_out else CROSS_VALIDATION
+    return [(words, path.format(where)) for words, path in _NEXT if late.get(path.partition("/")[0], True)]
 
 
 def _words(figure: Figure) -> str:

@@ -85,6 +85,11 @@ class Snapshot:
     def held_out(self) -> tuple[SnapshotCase, ...]:
         return tuple(case for case in self.cases if case.held_out)
 
+    @property
+    def judged_on(self) -> str:
+        """The cases that a model is judged on, in words: without any held out, those of a cross-validation."""
+        return "held-out cases" if self.held_out else "cases, each by the fold's network that had not learned from it"
+
     def as_json(self) -> str:
         """Canonical JSON: equal snapshots give equal text."""
         stored = {
@@ -129,12 +134,13 @@ def make_snapshot(
     since_version: int | None = None,
     excluded: Mapping[str, str] = _NONE,
     decided: Mapping[str, bool] = _NONE,
+    held_out_share: float = HELD_OUT_SHARE,
 ) -> Snapshot:
     """The snapshot of these truths; raises `SnapshotError` where they are too few, or of one patient only.
 
     Truths of protocol versions before `since_version` (this version itself where it is not given) or after this one are
     left out, and so are the cases of `excluded`, which says why, by case. `decided` says which patients are held out
-    already, as `snapshot_split.held_out_patients` takes it.
+    already, and `held_out_share` how many of the others are to be, as `snapshot_split.held_out_patients` takes them.
     """
     since = protocol.version if since_version is None else since_version
     reasons = dict(excluded)
@@ -152,7 +158,8 @@ def make_snapshot(
             f"protocol {protocol.name} version {protocol.version} has {len(taking)} settled case(s){left_out};"
             f" at least {TRUTHS_MIN} are needed to train and to hold some out. Nothing was trained."
         )
-    held_out = held_out_patients({truth.case.patient for truth in taking}, secret=secret, decided=decided)
+    patients = {truth.case.patient for truth in taking}
+    held_out = held_out_patients(patients, secret=secret, share=held_out_share, decided=decided)
     return Snapshot(
         protocol=protocol.name,
         protocol_version=protocol.version,

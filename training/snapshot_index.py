@@ -19,7 +19,7 @@ from labeling_protocols.records import Case, Truth
 from labeling_protocols.seats import lock_worklist
 from labeling_protocols.settlement import truths
 from labeling_protocols.store import Store, now
-from training.snapshot import Snapshot, SnapshotError, keep_snapshot, make_snapshot
+from training.snapshot import HELD_OUT_SHARE, Snapshot, SnapshotError, keep_snapshot, make_snapshot
 
 Progress = Callable[[int, int], None]
 
@@ -58,13 +58,15 @@ def take(
     *,
     secret: bytes,
     excluded: Mapping[str, str] = _NOBODY,
+    held_out_share: float = HELD_OUT_SHARE,
     actor: str = _SERVER,
     progress: Progress = lambda done, total: None,
 ) -> Taken:
     """Keep and list the snapshot of a protocol's truths as they are now.
 
     `excluded` says, by case, why somebody leaves it out; calibration cases, those read under an older version only and
-    those whose image or label is missing or damaged are left out too. `progress(done, total)` counts the truths whose
+    those whose image or label is missing or damaged are left out too. Of patients no snapshot had yet `held_out_share`
+    are held out. `progress(done, total)` counts the truths whose
     blobs were hashed again. Raises `SnapshotError`, having kept nothing, and `UnknownError` for an unknown protocol.
     """
     asked = store.asked(protocol_name)
@@ -86,7 +88,13 @@ def take(
         lock_worklist(connection, protocol_name)  # two that are taken at once decide no patient's side differently
         decided = _sides(connection, protocol_name)
         snapshot = make_snapshot(
-            asked.protocol, known, secret=secret, since_version=asked.since_version, excluded=reasons, decided=decided
+            asked.protocol,
+            known,
+            secret=secret,
+            since_version=asked.since_version,
+            excluded=reasons,
+            decided=decided,
+            held_out_share=held_out_share,
         )
         digest = keep_snapshot(snapshot, store.blobs)
         is_new = _list(connection, digest, snapshot, decided, actor)

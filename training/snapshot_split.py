@@ -27,9 +27,9 @@ def held_out_patients(
     """The patients who are held out: those of `decided` as it says, others whose hash falls below `share`.
 
     Where that leaves a side empty, a stand-in fills it: of the patients not decided yet the one with the lowest hash is
-    held out, or the one with the highest is trained on. Whoever keeps what came out, and gives it as `decided` the next
-    time, never sees a patient change sides. Raises `SnapshotError` for fewer than two patients, and where a side stays
-    empty because everybody is decided.
+    held out, or the one with the highest is trained on; with a share of 0 nobody needs to be held out. Whoever keeps
+    what came out, and gives it as `decided` the next time, never sees a patient change sides. Raises `SnapshotError`
+    for fewer than two patients, and where a side stays empty because everybody is decided.
     """
     by_hash = sorted((_part(b"split/", patient, secret, 7), patient) for patient in set(patients))
     if len(by_hash) < 2:
@@ -38,7 +38,7 @@ def held_out_patients(
         )
     everybody = frozenset(patient for _, patient in by_hash)
     held_out = frozenset(patient for value, patient in by_hash if decided.get(patient, value < share))
-    if held_out and held_out != everybody:
+    if held_out != everybody and (held_out or share == 0):
         return held_out
     free = [patient for _, patient in by_hash if patient not in decided]
     if not free:

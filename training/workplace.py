@@ -27,7 +27,7 @@ from training.loop import TrainingCancelled
 from training.plan import Plan
 from training.registry import Registry
 from training.request import TrainingRequest
-from training.snapshot import Snapshot, SnapshotCase, folds, open_snapshot
+from training.snapshot import HELD_OUT_SHARE, Snapshot, SnapshotCase, folds, open_snapshot
 from training.task_kit import TestCase
 from training.tracking import RunLog, Tracking
 
@@ -42,7 +42,7 @@ class Workplace:
     """What a training needs of its site.
 
     `folder` holds a folder a job, `artifacts` is MLflow's, `change_plans` holds change control plans, `overrides`
-    replace values of every plan.
+    replace values of every plan. `held_out_share` of the patients are kept apart from training, to judge models on.
     """
 
     store: Store
@@ -55,6 +55,7 @@ class Workplace:
     signing_key: Ed25519PrivateKey
     device: str = "auto"
     overrides: Mapping[str, Any] = field(default_factory=dict)
+    held_out_share: float = HELD_OUT_SHARE
 
     def job_folder(self, job: str) -> Path:
         if not _JOB.match(job):

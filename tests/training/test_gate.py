@@ -132,7 +132,7 @@ def test_one_miss_more_than_allowed_refuses() -> None:
 
 
 def test_without_a_scored_case_nothing_passes() -> None:
-    assert decide(LIMITS, None, scored(cases=0), None, None) == refused("no held-out case was scored")
+    assert decide(LIMITS, None, scored(cases=0), None, None) == refused("no case was scored")
 
 
 @pytest.mark.parametrize(

@@ -121,7 +121,7 @@ def test_the_card_has_figures_with_intervals_beside_what_readers_reach(card: str
     assert "| mean Dice | 0.812 | 0.750 to 0.900 | 0.880 |" in card
     assert "| anterior: Dice | 0.750 | – | – |" in card
     assert "| anterior: median HD95 (mm) | – | – | – |" in card
-    assert "Over 2 case(s) of 2 patient(s)" in card
+    assert "Over 2 held-out cases; 2 patient(s)" in card
     assert "1 missed, 3 invented" in card
     assert "surfaces within 1 mm count as the same" in card
 

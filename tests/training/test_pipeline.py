@@ -253,6 +253,23 @@ def test_folds_are_runs_within_the_run_and_their_networks_answer_together(place:
     assert np.mean(together.array_ZYX == expected) > 0.999  # ties of the mean may fall either way
 
 
+def test_with_no_case_held_out_a_model_is_judged_by_what_each_fold_had_not_learned_from(place: Workplace) -> None:
+    everybody = replace(place, held_out_share=0.0)
+    with pytest.raises(SnapshotError, match="holds no case out to judge a model on; a cross-validation"):
+        train_candidate(everybody, HIPPOCAMPUS, ANOTHER_JOB)
+    outcome = train_candidate(everybody, replace(HIPPOCAMPUS, folds=2), JOB)
+    work = TrainingJob(place, JOB)
+    assert not work.snapshot.held_out
+    assert outcome.cases == len(work.snapshot.cases)
+    assert outcome.figures == outcome.cross_validation
+    assert outcome.judged_on == "cases, each by the fold's network that had not learned from it"
+    assert outcome.promoted
+    run = place.tracking.client.get_run(outcome.run_id)
+    assert run.data.metrics["cross_validation/dice_mean"] == outcome.figures["dice_mean"]
+    assert not [name for name in run.data.metrics if name.startswith("held_out/")]
+    assert "evaluation/cross_validation/cases.csv" in run.data.tags["mlflow.note.content"]
+
+
 def test_a_training_begins_from_the_champions_weights_where_asked(released: Workplace) -> None:
     request = replace(HIPPOCAMPUS, warm_start=True, overrides={"learning_rate": 1e-9, "epochs": 1, "average": 0.0})
     train_candidate(released, request, job_of(9))

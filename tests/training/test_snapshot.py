@@ -275,6 +275,14 @@ def test_truths_of_an_older_protocol_version_are_left_out_and_named(protocol: Pr
     assert [(e.case, e.reason) for e in snapshot.exclusions] == [(f"{9:016x}", "read under protocol version 3")]
 
 
+def test_nobody_is_held_out_where_the_share_is_none_but_who_was_before_stays_so(protocol: Protocol) -> None:
+    truths = [truth(n) for n in range(6)]
+    assert not make_snapshot(protocol, truths, secret=KEY, held_out_share=0.0).held_out
+    decided = {truths[2].case.patient: True}
+    (kept,) = make_snapshot(protocol, truths, secret=KEY, held_out_share=0.0, decided=decided).held_out
+    assert kept.patient == truths[2].case.patient
+
+
 def test_too_few_truths_are_refused_in_words(protocol: Protocol) -> None:
     with pytest.raises(SnapshotError, match=r"has 3 settled case.*at least 4"):
         make_snapshot(protocol, [truth(n) for n in range(3)], secret=KEY)
