@@ -248,7 +248,7 @@ def _turned(image: Volume, axes: Sequence[_Axis]) -> Tensor:
     """The image's voxels along the network's axes, float32."""
     array_XYZ = image.array_ZYX.T.transpose([axis.image_axis for axis in axes])
     array = array_XYZ[tuple(slice(None, None, -1 if axis.flipped else 1) for axis in axes)]
-    return torch.from_numpy(np.ascontiguousarray(array, dtype=np.float32))
+    return torch.from_numpy(np.array(array, dtype=np.float32, order="C", copy=True))  # what follows works in place
 
 
 def _resampled(array: Tensor, places: Sequence[Tensor], axes: Sequence[_Axis]) -> Tensor:

@@ -42,6 +42,8 @@ GRIDS: dict[str, tuple[tuple[int, int, int], tuple[float, float, float], NDArray
     "sagittal, oblique and fine": ((40, 21, 35), (0.7, 0.9, 0.6), SAGITTAL @ turn(12, 1)),
     "within a thousandth of the network's own": ((18, 20, 22), (1.5004, 1.4996, 1.5), np.eye(3)),
     "one slice": ((1, 20, 22), (1.2, 1.5, 8.0), np.eye(3)),
+    "one slice, flipped": ((1, 20, 22), (1.5, 1.5, 8.0), np.diag([-1.0, -1.0, -1.0])),
+    "one column, flipped": ((9, 1, 1), (1.5, 2.3, 2.3), np.diag([1.0, 1.0, -1.0])),
 }
 
 
@@ -121,6 +123,14 @@ def test_a_small_structure_is_restored_whole_in_a_corner_and_inside(name: str, c
     expected = monais.label(scores, prepared, geometry)
     assert set(np.unique(expected)) == {0, 200}
     np.testing.assert_array_equal(ours.label(scores, prepared, geometry), expected)
+
+
+def test_the_image_itself_stays_as_it_was_whatever_its_order_in_memory() -> None:
+    geometry = grid("the network's own")
+    voxels = np.asfortranarray(image_on(geometry).array_ZYX.astype(np.float32))
+    before = voxels.copy()
+    preparation_of(config()).prepare([Volume(array_ZYX=voxels, geometry=geometry)])
+    np.testing.assert_array_equal(voxels, before)
 
 
 def test_where_nothing_beats_background_the_label_is_empty() -> None:
