@@ -6,6 +6,7 @@ runs them. A job's id says what it is for, so that asking twice starts one job.
 
 import contextlib
 import fcntl
+import logging
 import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -125,12 +126,22 @@ def launch_worker(site: Site, register: Callable[[Site], None]) -> None:
         "log_level": "WARNING",
     }
     DBOS(config=config)
+    logging.getLogger("dbos").addFilter(_is_no_cancellation)
     register(site)
     DBOS.launch()
     DBOS.register_queue(TRAINING_QUEUE, worker_concurrency=1)
     DBOS.register_queue(INFERENCE_QUEUE, worker_concurrency=1)
     DBOS.register_queue(PRELABELLING_QUEUE, worker_concurrency=1)
     DBOS.register_queue(SCORING_QUEUE, worker_concurrency=1)
+
+
+def _is_no_cancellation(record: logging.LogRecord) -> bool:
+    """A job that somebody cancelled ends with an exception, which DBOS logs with its traceback; nothing went wrong.
+
+    Told by name, as the classes belong to the kinds of job, which this module does not load.
+    """
+    kind = record.exc_info[0] if record.exc_info else None
+    return kind is None or not kind.__name__.removesuffix("Error").endswith("Cancelled")
 
 
 @contextlib.contextmanager

@@ -89,7 +89,7 @@ def services(site: Site) -> tuple[Service, ...]:
             command=(python, "-m", "apps.worker", "--site", root),
             address="",
             listens=None,
-            ready=lambda log: "worker: ready" in log.read_text(errors="replace"),
+            ready=lambda log: "worker: " in log.read_text(errors="replace"),  # ready, or waiting for a command's jobs
         ),
     )
 

@@ -20,6 +20,8 @@ from labeling_protocols.comparisons import CatchingUp
 from labeling_protocols.store import Store
 
 JUDGE_EVERY_S = 5.0
+WAITS = "waits for a command that works on this site's jobs"
+_LOCK_EVERY_S = 1.0
 _COMPARED_AT_ONCE = 50  # reads; so that verdicts do not wait for long
 
 log = logging.getLogger("overread.worker")
@@ -64,14 +66,26 @@ def main() -> None:
     ended = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: ended.set())
-    with sole_worker(site) as alone:
-        if not alone:
-            raise SystemExit(f"another worker serves {site.root} already; this one was not started")
-        launch_worker(site, register)
-        print("worker: ready", flush=True)
-        judge_until(ended, site)
-        # Whatever runs now is durable and is taken up by the next worker: end at once rather than wait for it.
-        os._exit(0)
+    threading.Thread(target=_work_once_alone, args=(site, ended), name="jobs", daemon=True).start()
+    judge_until(ended, site)
+    # Whatever runs now is durable and is taken up by the next worker: end at once rather than wait for it.
+    os._exit(0)
+
+
+def _work_once_alone(site: Site, ended: threading.Event) -> None:
+    """Take jobs as soon as no other process does: a command may be at work on its own, and ends with it."""
+    waits = False
+    while not ended.is_set():
+        with sole_worker(site) as alone:
+            if alone:
+                launch_worker(site, register)
+                print("worker: ready", flush=True)
+                ended.wait()
+                return
+        if not waits:
+            print(f"worker: {WAITS}; judging reads meanwhile", flush=True)
+            waits = True
+        ended.wait(_LOCK_EVERY_S)
 
 
 if __name__ == "__main__":

@@ -1,7 +1,10 @@
 """Jobs wait, are found, are started once however often they are asked for, and can be cancelled."""
 
-from apps.jobs import TRAINING_QUEUE, Jobs, sole_worker
+import logging
+
+from apps.jobs import TRAINING_QUEUE, Jobs, _is_no_cancellation, sole_worker
 from apps.settings import Site
+from training.loop import TrainingCancelled
 
 
 def test_a_job_asked_for_twice_is_one_job(site: Site) -> None:
@@ -32,3 +35,12 @@ def test_a_site_has_one_worker_at_a_time(site: Site) -> None:
             assert not second
     with sole_worker(site) as again:
         assert again
+
+
+def test_a_cancelled_job_is_no_error_in_the_log_and_a_failed_one_is() -> None:
+    def logged(error: Exception) -> bool:
+        return _is_no_cancellation(logging.LogRecord("dbos", logging.ERROR, "", 0, "", (), (type(error), error, None)))
+
+    assert not logged(TrainingCancelled("by its owner"))
+    assert logged(ValueError("a damaged label"))
+    assert _is_no_cancellation(logging.LogRecord("dbos", logging.WARNING, "", 0, "no exception", (), None))

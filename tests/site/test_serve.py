@@ -1,5 +1,6 @@
 """Everything is up after one command, comes back when it falls, and is gone after Ctrl-C."""
 
+import contextlib
 import os
 import signal
 import socket
@@ -12,8 +13,10 @@ from pathlib import Path
 
 import pytest
 
+from apps.jobs import sole_worker
 from apps.serve import ServeError, serving
 from apps.settings import Site
+from apps.worker import WAITS
 from labeling_protocols.store import Store
 from tests.ports import with_free_ports
 
@@ -58,6 +61,21 @@ def test_a_fallen_service_comes_back(site: Site, store: Store) -> None:
         after = supervisor.process_ids()
     assert len(said) == 2
     assert [name for name, pid in after.items() if alive(pid)] == []
+
+
+@pytest.mark.slow
+def test_services_start_beside_a_command_that_works_on_its_own_job_and_take_over_when_it_ends(
+    site: Site, store: Store
+) -> None:
+    site = with_free_ports(site)
+    log = site.root / "logs" / "worker.log"
+    with contextlib.ExitStack() as services:
+        with sole_worker(site) as alone:
+            assert alone
+            services.enter_context(serving(site, lambda said: None))
+            until(lambda: WAITS in log.read_text(), "the worker to say that it waits")
+            assert "worker: ready" not in log.read_text()
+        until(lambda: "worker: ready" in log.read_text(), "the worker to take over")
 
 
 def _answers(url: str) -> bool:
