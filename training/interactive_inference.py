@@ -1,7 +1,7 @@
 """A model that clicks correct: an image, clicks and a box in the patient in, the label on the image's own grid out.
 
-What the model answers without clicks is worked out once for an image and kept. Of a large image only the part around
-the clicks is answered anew, and laid over that.
+What the model answers without clicks is worked out once for an image and kept, unless clicks come with a label that
+they are to correct. Of a large image only the part around the clicks is answered anew, and laid over that.
 """
 
 import hashlib
@@ -87,13 +87,15 @@ class Interactor:
         *,
         bounds: Bounds | None = None,
         digest: str | None = None,
+        base: Volume | None = None,
         stopped: Stopped = never,
     ) -> Volume:
         """The label on the image's grid, uint8, in voxel values of the protocol.
 
         `clicks` are points in LPS millimetres by structure, or under "background" where no structure is. Of what
         `bounds` names nothing lies outside; where that is one structure without a click, the box's middle is one.
-        `digest` names the image's content, where it is known. Raises `ClickError` for another name and for a point
+        `digest` names the image's content, where it is known. `base` is what clicks correct where this model has not
+        answered for the image without them. Raises `ClickError` for another name and for a point
         outside the image, `InferenceStopped` once nobody waits any more.
         """
         geometry = channels_of(image)[0].geometry
@@ -101,11 +103,13 @@ class Interactor:
         self._require_within(geometry, points)
         digest = digest or digest_of(image)
         with torch.inference_mode():
-            automatic_ZYX = self._automatic(image, digest, stopped)
-            if not any(points.values()) and bounds is None:
-                label_ZYX = automatic_ZYX.copy()
+            corrects = any(points.values()) or bounds is not None
+            if corrects and base is not None and not self.knows(digest):
+                label_ZYX = base.array_ZYX.astype(np.uint8)
             else:
-                label_ZYX = self._corrected(image, digest, automatic_ZYX, points, bounds, stopped)
+                label_ZYX = self._automatic(image, digest, stopped).copy()
+            if corrects:
+                self._correct(label_ZYX, image, digest, points, bounds, stopped)
         return Volume(array_ZYX=label_ZYX, geometry=geometry)
 
     def _automatic(self, image: Images, digest: str, stopped: Stopped) -> _Label:
@@ -124,21 +128,20 @@ class Interactor:
         prepare = partial(self._preparation.prepare, channels_of(image))
         return self._images.get(key, prepare, lambda tensor: int(tensor.nbytes))
 
-    def _corrected(
+    def _correct(
         self,
+        label_ZYX: _Label,
         image: Images,
         digest: str,
-        automatic_ZYX: _Label,
         points: PointsByName,
         bounds: Bounds | None,
         stopped: Stopped,
-    ) -> _Label:
-        """The automatic label with what the network says around clicks and box laid over it."""
+    ) -> None:
+        """Lay what the network says around clicks and box over the label."""
         geometry = channels_of(image)[0].geometry
         prepared = self._prepared(image, digest)
         clicks = self._placed(prepared, points)
         corners = self._placed(prepared, {BACKGROUND: bounds.corners_mm_LPS(geometry)}) if bounds else []
-        label_ZYX = automatic_ZYX.copy()
         for box, nearby in parts_around(clicks, prepared.shape[1:], self._patch, corners):
             here = [click for click in clicks if click in nearby]
             key = (digest, "part", self._own, repr((box, here, bounds)))  # most clicks are those of the request before
@@ -147,7 +150,6 @@ class Interactor:
             label_ZYX[part.slices_ZYX] = part.values_ZYX
         if bounds is not None:
             self._clear_beyond(label_ZYX, bounds)
-        return label_ZYX
 
     def _part(
         self,

@@ -82,7 +82,8 @@ async def infer(
 
     def answer(proposal: Proposal) -> Response:
         if asked.case is not None:
-            overread.store.prelabel_shown(asked.case.id, caller.account.id, proposal.model)
+            for shown in filter(None, (proposal.corrects, proposal.model)):
+                overread.store.prelabel_shown(asked.case.id, caller.account.id, shown)
         return infer_answer(proposal, asked.case.id if asked.case is not None else "result", suffix, output.value)
 
     task, asked, quick = await run_in_threadpool(what_is_asked)

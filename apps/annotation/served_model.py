@@ -58,13 +58,15 @@ class Asked:
 class Proposal:
     """What a model version proposed for an image: a label on its grid, or markups in 3D Slicer's JSON.
 
-    `params` is what viewers are told beside; `empty` says that there is no markup in the markups.
+    `params` is what viewers are told beside; `empty` says that there is no markup in the markups. `corrects` is the
+    model whose prelabel this one changed and did not replace.
     """
 
     model: str
     label: Volume | None = None
     markups: bytes = b""
     empty: bool = False
+    corrects: str = ""
     params: Mapping[str, Any]
 
 

@@ -11,13 +11,14 @@ import torch
 from monailabel.client.client import MONAILabelClientException
 from numpy.typing import NDArray
 
+from apps.annotation.served_model import case_asked
 from labeling_protocols.geometry import Geometry
 from labeling_protocols.label import Label
 from labeling_protocols.markups import read_markups
 from labeling_protocols.protocol import Protocol, Task
 from labeling_protocols.records import Account, Case, Role
 from labeling_protocols.volumes import read_volume, volume_bytes
-from tests.annotation.released import case_on, interactive_parts, parts_of, release
+from tests.annotation.released import case_on, interactive_parts, parts_of, release, segmentation_parts
 from tests.annotation.served import Served
 from tests.conftest import label_of
 from tests.training.drawn import STRAIGHT, draw
@@ -127,6 +128,32 @@ def test_clicks_change_what_lies_about_them(
     corrected, _ = asked(served, reader, f"{protocol.name}-interactive", case, **clicks, label="anterior", other=[[1]])
     np.testing.assert_array_equal(corrected, expected(image, clicks))
     assert (automatic[tuple(inside_anterior[::-1])], corrected[tuple(inside_anterior[::-1])]) == (1, 0)
+
+
+def test_a_first_click_corrects_the_champions_prelabel_and_both_were_shown(served: Served, tmp_path: Path) -> None:
+    protocol = served.protocol()
+    model = release(served, protocol, "interactive", interactive_parts())
+    champion = release(served, protocol, "segmentation", segmentation_parts())
+    case, reader = case_on(served, protocol, LONG), served.account()
+    served.seat(reader, case)
+    proposed = np.zeros(LONG.shape_ZYX, np.uint8)
+    proposed[:2] = proposed[-2:] = 2
+    image = served.store.image(case)
+    served.store.save_prelabel(case.id, champion, Label.of(replace(image, array_ZYX=proposed)))
+    ours = served.app.state.annotation.model(f"{protocol.name}-interactive")
+    clicks = {"anterior": [[12, 18, 10]]}
+    label, _ = asked(served, reader, ours.key, case, **clicks)
+    changed = label != proposed
+    assert changed.any()
+    np.testing.assert_array_equal(label[changed], expected(image.array_ZYX, clicks)[changed])
+    np.testing.assert_array_equal(label[:, :4], proposed[:, :4])  # beyond the part that was looked at
+    assert ours.is_quick(case_asked(served.store, ours.images, case, clicks))
+    assert not ours.is_quick(case_asked(served.store, ours.images, case, {}))
+    served.save(reader, case.id, replace(image, array_ZYX=label), tmp_path)
+    [read] = served.store.reads(case.id, reader.id)
+    assert (read.provenance.prelabel_model, read.provenance.prelabel_shown) == (model, True)
+    automatic, _ = asked(served, reader, ours.key, case)
+    np.testing.assert_array_equal(automatic, expected(image.array_ZYX, {}))
 
 
 def test_deepgrow_s_words_for_clicks_are_understood(served: Served, clicked: tuple[Protocol, str]) -> None:
