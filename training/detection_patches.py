@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from training.augmentation import Draws, vary_intensity
-from training.data import padded
+from training.cutting import cut, widened, within_reach
 from training.plan import Plan
 
 _BOX_SHARE = 0.5  # of patches cut around a box; the others are from anywhere, with a box or without
@@ -40,18 +40,19 @@ class Boxes:
 
 
 class BoxBank:
-    """The training examples on their device, ready to be cut into patches."""
+    """The training examples, ready to be cut into patches."""
 
     def __init__(self, plan: Plan, examples: Sequence[Example], device: torch.device) -> None:
         self._plan = plan
-        self._images = [padded(example.image, plan.patch_RAS).to(device) for example in examples]
-        self._boxes = [example.boxes + _margin(example, plan.patch_RAS) for example in examples]
+        self._device = device
+        self._images = within_reach([example.image for example in examples], device)
+        self._boxes = [example.boxes for example in examples]
         self._classes = [example.classes for example in examples]
 
     def patches(self, places: Sequence[int], seeds: Sequence[int]) -> tuple[Tensor, list[Boxes]]:
         """One augmented patch of each of these examples: images (B, 1, X, Y, Z) and what lies in each."""
         cuts = [self._cut(place, seed) for place, seed in zip(places, seeds, strict=True)]
-        images = torch.stack([image for image, _ in cuts])
+        images = torch.stack([image for image, _ in cuts]).to(self._device)
         draws = Draws(seeds, images.device)
         images, boxes = _move(images, [boxes for _, boxes in cuts], draws, self._plan.mirror_axes)
         found = [
@@ -64,7 +65,9 @@ class BoxBank:
         """A patch of one example, and all its boxes in the patch's voxels."""
         image, boxes, patch = self._images[place], self._boxes[place], self._plan.patch_RAS
         draw = torch.rand(5, generator=torch.Generator().manual_seed(seed ^ _CUT)).tolist()
-        last = [size - edge for size, edge in zip(image.shape[1:], patch, strict=True)]
+        sizes, before = widened(image.shape[1:], patch)
+        boxes = boxes + torch.tensor([*before, *before], dtype=boxes.dtype)
+        last = [size - edge for size, edge in zip(sizes, patch, strict=True)]
         start = [int(share * (room + 1)) for share, room in zip(draw[:3], last, strict=True)]
         if draw[3] < _BOX_SHARE and len(boxes):
             box = boxes[int(draw[4] * len(boxes))].tolist()
@@ -72,8 +75,8 @@ class BoxBank:
                 _start_around(low, high, share, edge, room)
                 for low, high, share, edge, room in zip(box[:3], box[3:], draw[:3], patch, last, strict=True)
             ]
-        within = (slice(None), *(slice(s, s + edge) for s, edge in zip(start, patch, strict=True)))
-        return image[within], boxes - torch.tensor([*start, *start], dtype=boxes.dtype)
+        first = [s - b for s, b in zip(start, before, strict=True)]
+        return cut(image, first, patch), boxes - torch.tensor([*start, *start], dtype=boxes.dtype)
 
 
 def _start_around(low: float, high: float, share: float, edge: int, room: int) -> int:
@@ -113,11 +116,5 @@ def _inside(boxes: Tensor, classes: Tensor, shape: Sequence[int]) -> Boxes:
     size = torch.tensor([*shape], dtype=boxes.dtype, device=boxes.device)
     middles = (boxes[:, :3] + boxes[:, 3:]) / 2
     kept = ((middles > 0) & (middles < size)).all(dim=1)
-    cut = torch.minimum(boxes[kept].clamp_min(0), size.repeat(2))
-    return Boxes(boxes=cut, classes=classes[kept])
-
-
-def _margin(example: Example, patch: Sequence[int]) -> Tensor:
-    """How far `padded` moves an image's voxels, for both corners of a box."""
-    before = [max(0, edge - size) // 2 for size, edge in zip(example.image.shape[1:], patch, strict=True)]
-    return torch.tensor([*before, *before], dtype=example.boxes.dtype)
+    clipped = torch.minimum(boxes[kept].clamp_min(0), size.repeat(2))
+    return Boxes(boxes=clipped, classes=classes[kept])

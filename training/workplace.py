@@ -21,6 +21,7 @@ from labeling_protocols.protocol import Protocol
 from labeling_protocols.store import Store
 from labeling_protocols.volumes import read_volume_bytes
 from training.bundle import Bundle
+from training.cutting import Shelf
 from training.group import choose_device
 from training.learner import Learner, NothingToLearnError
 from training.loop import TrainingCancelled
@@ -144,10 +145,10 @@ class TrainingJob:
 
     def examples(self, learner: Learner, cases: Sequence[SnapshotCase]) -> list[Any]:
         """The cases, prepared; those that the task has nothing to learn from are left out."""
-        found = []
+        found, shelf = [], Shelf(self.folder)
         for case in cases:
             with contextlib.suppress(NothingToLearnError):
-                found.append(learner.prepare(case.case, self.images(case), self.label(case)))
+                found.append(shelf.keep(learner.prepare(case.case, self.images(case), self.label(case))))
         return found
 
     def weights(self) -> dict[str, Tensor]:
