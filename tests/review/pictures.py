@@ -5,6 +5,7 @@
 
 import shutil
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -19,21 +20,25 @@ from labeling_protocols.protocol import Protocol
 from labeling_protocols.records import Role
 from labeling_protocols.settlement import settle
 from labeling_protocols.worklist import next_case
+from tests.annotation.ohif_page import Ohif
 from tests.annotation.served import Served, serving
 from tests.conftest import SWIFTSHADER
 from tests.review.conftest import sign_in
 from tests.review.seen import wait_until_shown
+from tests.training.drawn import anything_passes, workplace
+from training.pipeline import train_candidate
+from training.request import TrainingRequest
 from training.samples import draw_series, phantom
 
 PICTURES = Path(__file__).parents[2] / "apps" / "review" / "pictures"
-_PROTOCOL = "hippocampus"
 
 
 def main() -> None:
     with tempfile.TemporaryDirectory() as folder, serving(Path(folder) / "site") as served:
         protocol = _disagree(served)
+        taught = _learn(served)
         draw_series(Path(folder) / "series")
-        ingest(served.store, served.site, Path(folder) / "series", _PROTOCOL)
+        ingest(served.store, served.site, Path(folder) / "series", taught.name)
         judge = served.account(Role.ADJUDICATOR, name="judge")
         with sync_playwright() as playwright:
             browser = playwright.chromium.launch(executable_path=shutil.which("chromium"), args=SWIFTSHADER)
@@ -44,7 +49,7 @@ def main() -> None:
             wait_until_shown(page)
             _decide(page)
             page.screenshot(path=PICTURES / "dispute.png")
-            _ohif(page)
+            _ohif(served, taught, browser.new_page(viewport={"width": 1280, "height": 800}, base_url=served.url))
             browser.close()
     for picture in PICTURES.glob("*.png"):
         Image.open(picture).convert("RGB").quantize(256).save(picture, optimize=True)
@@ -84,16 +89,33 @@ def _decide(page: Page) -> None:
     page.locator("h1").scroll_into_view_if_needed()
 
 
-def _ohif(page: Page) -> None:
-    """The viewer in the middle of the site's one series, its introductions put away."""
-    study = page.request.get("/dicomweb/studies").json()[0]["0020000D"]["Value"][0]
-    page.goto(f"/ohif/viewer?StudyInstanceUIDs={study}")
-    page.get_by_text("Skip all").click(timeout=60_000)
-    page.get_by_text("Confirm and hide").click()
-    page.locator(".viewport-element canvas").first.click()
-    for _ in range(17):
-        page.keyboard.press("ArrowDown")
-    page.get_by_text("(18/36)").wait_for(timeout=30_000)
+def _learn(served: Served) -> Protocol:
+    """A protocol with a champion that eight phantoms taught for a minute."""
+    protocol = anything_passes(served.protocol(title="Hippocampus", readers_per_case=1))
+    protocol = replace(protocol, version=2)
+    served.store.add_protocol(protocol)
+    reader, truths = served.account(), {}
+    for number in range(20, 28):
+        image, label = phantom(np.random.default_rng(number))
+        case, _ = served.store.add_case(protocol=protocol.name, patient=f"P{number}", volume=image, modality="MR")
+        truths[case.id] = Label.of(label)
+    while case := next_case(served.store, protocol.name, reader.id):  # type: ignore[assignment]
+        served.store.save_read(case_id=case.id, reader=reader.id, label=truths[case.id])
+        settle(served.store, case.id)
+    place = replace(workplace(served.site, served.store), overrides={"epochs": 40})
+    assert train_candidate(place, TrainingRequest(protocol=protocol.name), "train-pictures").promoted
+    return protocol
+
+
+def _ohif(served: Served, protocol: Protocol, page: Page) -> None:
+    """A reader's next case, with what the champion proposed for it."""
+    ohif = Ohif(page, served)
+    ohif.sign_in(served.account(name="reader"), "/ohif/next")
+    ohif.wait_for("Draw with the tools")
+    ohif.confirm_use()
+    ohif.press(f"Run {protocol.name}")
+    ohif.wait_for("proposed this")
+    page.mouse.move(5, 5)
     page.screenshot(path=PICTURES / "ohif.png")
 
 
