@@ -37,7 +37,7 @@ DICE_MIN = 0.998
 
 
 def serving_rows(
-    data: Path | None, shape_ZYX: tuple[int, int, int] = SHAPE_ZYX, images: int = IMAGES, epochs: int = 15
+    data: Path | None, shape_ZYX: tuple[int, int, int] = SHAPE_ZYX, images: int = IMAGES, epochs: int = 40
 ) -> list[Row]:
     """`infer`, `click`, and how long others wait meanwhile."""
     pairs = learned_pairs(data)

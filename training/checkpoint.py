@@ -30,7 +30,10 @@ class TrainingError(RuntimeError):
 
 @dataclass(frozen=True, kw_only=True)
 class Epoch:
-    """What one epoch showed; `figures` are means over the validation examples by name, empty where nobody looked."""
+    """What one epoch showed; `figures` are means over the validation examples by name, empty where nobody looked.
+
+    `cpu_minutes` are those of the processors of this process, since the training began.
+    """
 
     number: int
     epochs: int
@@ -40,6 +43,7 @@ class Epoch:
     seconds: float
     patches_per_s: float
     moment_ms: int
+    cpu_minutes: float = 0.0
 
     @property
     def score(self) -> float | None:

@@ -61,9 +61,10 @@ def fit(
             tell(epoch)
         learner.load(training, device)
         while not state.done(plan):
-            begun = time.monotonic()
+            begun, begun_cpu_s = time.monotonic(), time.process_time()
             loss = _train_one_epoch(plan, learner, state, len(training), crew, cancelled, group)
             trained_s = time.monotonic() - begun
+            spent_before = state.history[-1].cpu_minutes if state.history else 0.0
             epoch = Epoch(
                 number=len(state.history) + 1,
                 epochs=plan.epochs,
@@ -73,6 +74,7 @@ def fit(
                 seconds=time.monotonic() - begun,
                 patches_per_s=len(training) / trained_s,
                 moment_ms=time.time_ns() // 1_000_000,
+                cpu_minutes=spent_before + (time.process_time() - begun_cpu_s) / 60,
             )
             improved = state.add(epoch)
             if group.leads:

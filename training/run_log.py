@@ -63,6 +63,7 @@ class RunLog:
         values = {
             "epoch/train_loss": epoch.loss,
             "loop/learning_rate": epoch.learning_rate,
+            "loop/cpu_minutes": epoch.cpu_minutes,
             "loop/epoch_seconds": epoch.seconds,
             "loop/patches_per_s": epoch.patches_per_s,
             **{f"epoch/validation/{name}": value for name, value in epoch.figures.items()},
