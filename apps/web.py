@@ -43,6 +43,7 @@ from apps.annotation.saving import VersionError  # noqa: E402
 from apps.annotation.sessions import Sessions  # noqa: E402
 from apps.annotation.strategy import StrategyError  # noqa: E402
 from apps.annotation.visible import RefusedError  # noqa: E402
+from apps.annotation.warming import Warming  # noqa: E402
 from apps.archive import Archive  # noqa: E402
 from apps.assets import AssetsMissingError  # noqa: E402
 from apps.door import Door, TooManyTriesError  # noqa: E402
@@ -119,7 +120,10 @@ def create_app(site: Site) -> FastAPI:
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        warming = Warming(store, annotation.champions)
+        warming.start()
         yield
+        warming.close()
         app.state.inference.close()
         archive.close()
         annotation.close()

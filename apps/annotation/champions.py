@@ -20,6 +20,7 @@ from training.prepared_images import PreparedImages
 from training.registry import Registry
 
 INTERACTIVE, DETECTION = "interactive", "detection"
+TASKS = (SEGMENTATION, INTERACTIVE, DETECTION)  # that viewers are served
 _CLOCK_NS = 50_000_000  # a file system's clock is coarse: two writes within this may bear the same time
 
 _Moment = tuple[tuple[int, int], ...]
@@ -78,6 +79,10 @@ class Champions:
         """The champion that draws boxes, with its name; raises as `predictor` does."""
         loaded = self._ready(protocol, DETECTION)
         return loaded.bundle.name, loaded.model
+
+    def load(self, protocol: str, task: str) -> None:
+        """Make the present champion ready; raises `NoChampionError` or `BundleError`."""
+        self._ready(protocol, task)
 
     def _ready(self, protocol: str, task: str) -> _Loaded:
         version, key = self._required(protocol, task), (protocol, task)
