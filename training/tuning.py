@@ -19,6 +19,7 @@ from optuna.exceptions import ExperimentalWarning
 from optuna.pruners import BasePruner, HyperbandPruner, MedianPruner, NopPruner
 from optuna.samplers import TPESampler
 from optuna.storages import RDBStorage, RetryHeartbeatStaleTrialCallback, fail_stale_trials
+from optuna.storages._heartbeat import BaseHeartbeat, is_heartbeat_enabled
 from optuna.trial import FrozenTrial, TrialState
 
 from labeling_protocols.engine import parse_url
@@ -212,6 +213,9 @@ def _try_one(study: optuna.Study, search: Search, train_trial: TrainTrial, cance
         study.sampler = TPESampler(seed=search.seed + len(study.trials))
 
         def objective(trial: optuna.Trial) -> float:
+            storage = study._storage  # whose own thread may not have come to the first heartbeat yet
+            if isinstance(storage, BaseHeartbeat) and is_heartbeat_enabled(storage):
+                storage.record_heartbeat(trial._trial_id)
             trial.set_user_attr(_BEGUN, trial.number)
             begun.append(trial)
             waiting_turn.close()

@@ -73,8 +73,7 @@ class ReadsDatastore(Datastore):
 
     def get_image_info(self, image_id: str) -> dict[str, Any]:
         case = self.store.case(image_id)
-        named = self.store.protocol(case.protocol).channels[:1]
-        return {**image_info(case), **({"channels": [*named, *case.channels]} if case.channels else {})}
+        return image_info(case, self.store.protocol(case.protocol), case.channels)
 
     def get_label_info(self, label_id: str, label_tag: str) -> dict[str, Any]:
         return self.stored(self.store.case(label_id), label_tag).info

@@ -26,7 +26,7 @@ from apps.annotation.visible import (
 )
 from labeling_protocols import schema, settlement
 from labeling_protocols.blinding import FINISHED
-from labeling_protocols.protocol import PrelabelPolicy
+from labeling_protocols.protocol import PrelabelPolicy, Protocol
 from labeling_protocols.protocol_parts import BlindingLifts
 from labeling_protocols.pseudonyms import keyed_order
 from labeling_protocols.records import Account, Outcome, Prelabel, Review, Role, Settled
@@ -68,7 +68,8 @@ def entries(store: Store, secret: bytes, account: Account, *, prelabels: bool = 
             if row.id in edited:
                 info = edit_info(store, account, store.case(row.id), edited[row.id])
                 labels = {ORIGINAL: info, FINAL: info, **{tag: x for tag, x in labels.items() if tag not in _EDITED}}
-            yield Entry(case=row.id, image=image_info(row), labels=labels)
+            further = [channel["name"] for channel in row.channels or ()]
+            yield Entry(case=row.id, image=image_info(row, protocol, further), labels=labels)
 
 
 def as_object(entry: Entry) -> dict[str, Any]:
@@ -86,20 +87,21 @@ def as_text(about: Mapping[str, Any], found: Iterator[Entry]) -> str:
     return head + objects + "}}"
 
 
-def image_info(case: Any) -> dict[str, Any]:
-    """What is told of the image of a case (a `Case` or its row)."""
+def image_info(case: Any, protocol: Protocol, further: Sequence[str]) -> dict[str, Any]:
+    """What is told of the image of a case (a `Case` or its row); `further` names the channels beside the first."""
     return {
         "name": f"{case.id}{IMAGE_SUFFIX}",
         "checksum": f"SHA256:{case.image}",
         "modality": case.modality,
         "protocol": case.protocol,
+        **({"channels": [*protocol.channels[:1], *further]} if further else {}),
     }
 
 
 def _cases(store: Store, protocol: str) -> Sequence[Any]:
     table = schema.cases
-    columns = (table.c.id, table.c.protocol, table.c.image, table.c.modality, table.c.reads, table.c.outcome)
-    query = sa.select(*columns).where(table.c.protocol == protocol).order_by(table.c.id)
+    told = (table.c.id, table.c.protocol, table.c.image, table.c.modality, table.c.channels)
+    query = sa.select(*told, table.c.reads, table.c.outcome).where(table.c.protocol == protocol).order_by(table.c.id)
     with store.engine.connect() as connection:
         return connection.execute(query).all()
 

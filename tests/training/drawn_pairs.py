@@ -28,6 +28,12 @@ def two_balls(seed: int, geometry: Geometry = STRAIGHT) -> tuple[Volume, Volume,
     return _volume(image.astype(np.float32), geometry), _volume(lesion, geometry), centres
 
 
+def with_ball(image: Volume, centre: Point) -> Volume:
+    """The image with one more ball that looks as the others do."""
+    inside = _away_mm(image.geometry, (centre,))[0] < _RADIUS_MM
+    return _volume(image.array_ZYX + np.float32(_BRIGHT) * inside, image.geometry)
+
+
 def counted_balls(seed: int, count: int, geometry: Geometry = STRAIGHT) -> tuple[Volume, Label]:
     """A bright ball and, of two, a dark one; and a label without outlines that answers "balls" (1, 2) and "pair"."""
     random = np.random.default_rng(seed)

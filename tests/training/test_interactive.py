@@ -20,7 +20,7 @@ from labeling_protocols.geometry import Geometry, Volume
 from labeling_protocols.label import Label
 from labeling_protocols.volumes import read_volume, write_volume
 from tests.training.drawn import STRAIGHT, turned
-from tests.training.drawn_pairs import Point, interactive_plan, two_balls
+from tests.training.drawn_pairs import Point, interactive_plan, two_balls, with_ball
 from training.box_prompts import Bounds
 from training.bundle import BundleError
 from training.checkpoint import Epoch
@@ -207,8 +207,8 @@ def test_clicks_far_apart_are_answered_apart_and_only_new_ones_anew(
     trained: tuple[dict[str, Tensor], Epoch], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The clicks lie more than a patch of 20 voxels apart; so each has a part of its own, as large as a patch."""
-    long = replace(WIDE, shape_ZYX=(30, 60, 24))
-    image, _, _ = two_balls(24, long)
+    first, second = (0.0, -2.0, 0.0), (0.0, 62.0, 0.0)
+    image = with_ball(two_balls(24, replace(WIDE, shape_ZYX=(30, 60, 24)))[0], second)
     interactor = Interactor(interactive_config(PLAN), trained[0], CPU)
     automatic = interactor.predict(image).array_ZYX
     answered: list[Sequence[int]] = []
@@ -219,7 +219,6 @@ def test_clicks_far_apart_are_answered_apart_and_only_new_ones_anew(
         return ask(part, clicks, stopped)
 
     monkeypatch.setattr(interactor, "_scores", watched)
-    first, second = (0.0, -2.0, 0.0), (0.0, 62.0, 0.0)
     one = interactor.predict(image, {"lesion": [first]}).array_ZYX
     both = interactor.predict(image, {"lesion": [first, second]}).array_ZYX
     assert answered == [(20, 20, 20), (20, 20, 20)]
