@@ -239,10 +239,11 @@ def _outcome(result: dict[str, Any]) -> str:
     """What a training came to, in words."""
     released = "passed its gate and is champion" if result["promoted"] else "is kept and not released"
     principal, folds = result["principal"], result["cross_validation"]
+    beside = folds if folds != result["figures"] else {}  # with no case held out it was judged by them
     said = [
         f"{result['model_version']} {released}: {_spoken(principal, result['figures'])} on {result['cases']}"
         f" {result['judged_on']}, {result['missed']} missed.",
-        *([f"  cross-validation: {_spoken(principal, folds)} on the cases trained on, by fold."] if folds else []),
+        *([f"  cross-validation: {_spoken(principal, beside)} on the cases trained on, by fold."] if beside else []),
         *(f"  gate: {reason}" for reason in result["reasons"]),
         f"MLflow run {result['run_id']}, snapshot {result['snapshot'][:12]}, bundle {result['bundle_sha256'][:12]}.",
     ]

@@ -73,7 +73,16 @@ def main() -> None:
 
 
 def _work_once_alone(site: Site, ended: threading.Event) -> None:
-    """Take jobs as soon as no other process does: a command may be at work on its own, and ends with it."""
+    """Take jobs as soon as no other process does; where that fails, end the process, so that another one is started."""
+    try:
+        _wait_and_work(site, ended)
+    except Exception:
+        log.exception("the worker cannot take jobs, and ends")
+        os._exit(1)
+
+
+def _wait_and_work(site: Site, ended: threading.Event) -> None:
+    """A command may be at work on its own job, and ends with it."""
     waits = False
     while not ended.is_set():
         with sole_worker(site) as alone:

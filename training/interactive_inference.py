@@ -94,8 +94,8 @@ class Interactor:
 
         `clicks` are points in LPS millimetres by structure, or under "background" where no structure is. Of what
         `bounds` names nothing lies outside; where that is one structure without a click, the box's middle is one.
-        `digest` names the image's content, where it is known. `base` is what clicks correct where this model has not
-        answered for the image without them. Raises `ClickError` for another name and for a point
+        `digest` names the image's content, where it is known. `base` is what clicks correct, instead of what this
+        model says without them. Raises `ClickError` for another name and for a point
         outside the image, `InferenceStopped` once nobody waits any more.
         """
         geometry = channels_of(image)[0].geometry
@@ -104,7 +104,7 @@ class Interactor:
         digest = digest or digest_of(image)
         with torch.inference_mode():
             corrects = any(points.values()) or bounds is not None
-            if corrects and base is not None and not self.knows(digest):
+            if corrects and base is not None:
                 label_ZYX = base.array_ZYX.astype(np.uint8)
             else:
                 label_ZYX = self._automatic(image, digest, stopped).copy()

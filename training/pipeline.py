@@ -20,7 +20,7 @@ from training.model_card import Candidate, bundle_parts
 from training.registry import BUNDLE_FOLDER, GATE_REPORT, ModelVersion
 from training.report import EvaluationReport
 from training.request import TrainingRequest
-from training.run_log import CROSS_VALIDATION, HELD_OUT, RunLog
+from training.run_log import CROSS_VALIDATION, RunLog, judged_by
 from training.snapshot import SnapshotError, open_snapshot
 from training.workplace import Cancelled, Tell, TrainingJob, Workplace
 
@@ -138,7 +138,7 @@ def release(place: Workplace, job: str, *, tell: Tell = lambda said: None) -> Ou
         facts = {"overread.gate": "passed" if decision.passed else "refused", "overread.bundle_sha256": bundle.sha256}
         run.tag(facts)
         about = {"bundle_sha256": bundle.sha256, "version": version.number}
-        run.model(plan, candidate.name, about, report, HELD_OUT if work.snapshot.held_out else CROSS_VALIDATION)
+        run.model(plan, candidate.name, about, report, judged_by(work.snapshot))
         registered = place.registry.register(protocol.name, number, candidate.version, gate_report)
         if decision.passed:
             registered = place.registry.promote(protocol.name, number, gate_report)

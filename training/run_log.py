@@ -30,8 +30,9 @@ from training.quiet_mlflow import (
 )
 from training.report import EvaluationReport
 from training.signature import FLAVOUR, write_model_file
+from training.snapshot import Snapshot
 
-HELD_OUT, CROSS_VALIDATION = "held_out", "cross_validation"
+HELD_OUT, CROSS_VALIDATION = "held_out", "cross_validation"  # what figures are of, and so where they stand in a run
 _NOTE_TAG = "mlflow.note.content"
 _NOTE_CHARACTERS_MAX = 8000  # MLflow's limit on a tag
 _PARAM_CHARACTERS_MAX = 6000  # MLflow's limits too
@@ -39,6 +40,11 @@ _PARAMS_A_BATCH = 100
 _UNUSUAL = re.compile(r"[^\w.\- :/]")  # what MLflow takes in no metric's name
 _SYSTEM_SAMPLE_S = 5.0
 _SYSTEM_SAMPLES = 3  # a point is their mean
+
+
+def judged_by(snapshot: Snapshot) -> str:
+    """What a model of this snapshot is judged by; without any held-out case, its cross-validation."""
+    return HELD_OUT if snapshot.held_out else CROSS_VALIDATION
 
 
 class RunLog:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from training.plan import Plan
 from training.report import EvaluationReport, Figure
 from training.report_tables import champions
-from training.run_log import CROSS_VALIDATION, HELD_OUT, RunLog
+from training.run_log import RunLog, judged_by
 from training.snapshot import Snapshot
 
 _PICTURES = ("pictures/summary.png", "pictures/worst.png", "pictures/curves.png")  # those that there are, in this order
@@ -137,7 +137,7 @@ def _next(progress: Progress) -> list[tuple[str, str]]:
     """What there is already."""
     evaluated, judged = progress.report is not None, progress.passed is not None
     late = {"evaluation": evaluated, "pictures": evaluated, "gate.json": judged}
-    where = HELD_OUT if progress.snapshot.held_out else CROSS_VALIDATION
+    where = judged_by(progress.snapshot)
     return [(words, path.format(where)) for words, path in _NEXT if late.get(path.partition("/")[0], True)]
 
 

@@ -66,8 +66,8 @@ def take(
 
     `excluded` says, by case, why somebody leaves it out; calibration cases, those read under an older version only and
     those whose image or label is missing or damaged are left out too. Of patients no snapshot had yet `held_out_share`
-    are held out. `progress(done, total)` counts the truths whose
-    blobs were hashed again. Raises `SnapshotError`, having kept nothing, and `UnknownError` for an unknown protocol.
+    are held out. `progress(done, total)` counts the truths whose blobs were hashed again. Raises `SnapshotError`,
+    having kept nothing, and `UnknownError` for an unknown protocol.
     """
     asked = store.asked(protocol_name)
     cases = store.cases(protocol_name)

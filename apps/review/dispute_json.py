@@ -5,6 +5,7 @@ No word of it tells who the readers are or when they read.
 
 from dataclasses import asdict
 from typing import Any
+from urllib.parse import urlencode
 
 from apps.identity import Caller, Identities
 from apps.review.decisions import adjudicator_names
@@ -44,6 +45,7 @@ def detail(store: Store, identities: Identities, dispute: ShownDispute, caller: 
         "severity": dispute.verdict.severity,
         "reasons": dispute.reasons(),
         "image": f"{folder}/image.nii.gz",
+        "channels": {name: f"{folder}/image.nii.gz?{urlencode({'channel': name})}" for name in dispute.channels},
         "reads": [
             {"letter": letter, "label": f"{folder}/reader-{letter}.nii.gz", "volumes_ml": volumes[letter]}
             for letter in dispute.reads

@@ -83,6 +83,11 @@ class ShownDispute:
         return self.protocol.structures
 
     @property
+    def channels(self) -> tuple[str, ...]:
+        """The names of the case's channels, the first first; none where there is one image."""
+        return (*self.protocol.channels[:1], *self.case.channels) if self.case.channels else ()
+
+    @property
     def letters(self) -> dict[str, str]:
         """Letters by the readers' account ids."""
         return {read.reader: letter for letter, read in self.reads.items()}

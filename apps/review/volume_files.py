@@ -34,17 +34,21 @@ _READERS, EDIT = "readers", "edit"
 
 
 @router.get("/{case}/image.nii")
-def image(request: Request, dispute: TheDispute, caller: Adjudicator, store: TheStore, site: TheSite) -> Response:
-    """The image as NIfTI, sent as it is stored: compressed."""
-    tag = _tag(site.secret, dispute, [dispute.case.image])
-    path = store.image_path(dispute.case)
+def image(
+    request: Request, dispute: TheDispute, caller: Adjudicator, store: TheStore, site: TheSite, channel: str = ""
+) -> Response:
+    """The image as NIfTI, sent as it is stored: compressed; of several channels the first, or the one named."""
+    path = store.image_path(dispute.case, channel)
+    tag = _tag(site.secret, dispute, [path.name])
     return _unless_known(request, tag, lambda headers: _Blob(path, {**headers, "Content-Encoding": "gzip"}))
 
 
 @router.get("/{case}/image.nii.gz")
-def image_file(request: Request, dispute: TheDispute, caller: Adjudicator, store: TheStore, site: TheSite) -> Response:
-    tag = _tag(site.secret, dispute, [dispute.case.image, _GZIP])
-    path = store.image_path(dispute.case)
+def image_file(
+    request: Request, dispute: TheDispute, caller: Adjudicator, store: TheStore, site: TheSite, channel: str = ""
+) -> Response:
+    path = store.image_path(dispute.case, channel)
+    tag = _tag(site.secret, dispute, [path.name, _GZIP])
     return _unless_known(request, tag, lambda headers: _Blob(path, headers))
 
 

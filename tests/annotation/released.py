@@ -36,10 +36,12 @@ def brightness_plan(task: ModelTask = ModelTask.SEGMENTATION, **values: Any) -> 
     return small_plan(**{**_BRIGHTNESS, "task": task, "patch_RAS": PATCH, **values})
 
 
-def segmentation_parts() -> dict[str, bytes]:
-    """A segmentation by brightness."""
-    config = segmentation_config(brightness_plan())
-    return parts_of(config | {"network_def": _voxel_network(1)}, _weights([[0.0], [25.0], [5.0]]))
+def segmentation_parts(plan: Plan | None = None) -> dict[str, bytes]:
+    """A segmentation by brightness; of several channels, by that of the last."""
+    plan = plan or brightness_plan()
+    config, unseen = segmentation_config(plan), [0.0] * (max(len(plan.inputs), 1) - 1)
+    network = _voxel_network(len(unseen) + 1)
+    return parts_of(config | {"network_def": network}, _weights([[*unseen, by] for by in (0.0, 25.0, 5.0)]))
 
 
 def interactive_parts() -> dict[str, bytes]:

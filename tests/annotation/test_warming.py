@@ -1,31 +1,22 @@
 """Champions are ready before somebody asks: at the start, and whenever another one is released."""
 
 import logging
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from tests.annotation.released import interactive_parts, release
 from tests.annotation.served import Served, serving
+from tests.waiting import until
 from training.bundle import WEIGHTS
 from training.interactive_inference import Interactor
-
-LIMIT_S = 120
 
 
 @pytest.fixture
 def served(tmp_path: Path) -> Iterator[Served]:
     with serving(tmp_path / "site") as server:
         yield server
-
-
-def until(condition: Callable[[], bool], what: str) -> None:
-    deadline = time.monotonic() + LIMIT_S
-    while not condition():
-        assert time.monotonic() < deadline, f"waited {LIMIT_S} s for {what}"
-        time.sleep(0.05)
 
 
 def test_a_released_model_is_loaded_though_nobody_asks_and_so_is_its_successor(served: Served) -> None:

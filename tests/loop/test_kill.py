@@ -5,8 +5,7 @@ import os
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -32,19 +31,12 @@ from labeling_protocols.settlement import settle
 from labeling_protocols.store import Store
 from labeling_protocols.worklist import next_case
 from tests.ports import with_free_ports
+from tests.waiting import until
 from training.registry import Registry
 from training.request import TrainingRequest
 from training.samples import phantom
 
-LIMIT_S = 240
 CASES = 6
-
-
-def until(condition: Callable[[], object], what: str) -> None:
-    deadline = time.monotonic() + LIMIT_S
-    while not condition():
-        assert time.monotonic() < deadline, f"waited {LIMIT_S} s for {what}"
-        time.sleep(0.05)
 
 
 @pytest.fixture

@@ -8,9 +8,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-from playwright.sync_api import Page, Route
+from playwright.sync_api import Page, Route, expect
 
 from labeling_protocols import settlement
+from labeling_protocols.channels import Channel
 from labeling_protocols.disputes import standing_over
 from labeling_protocols.geometry import Geometry, Volume
 from labeling_protocols.label import Label
@@ -246,6 +247,41 @@ def test_outlines_lie_on_what_they_outline_and_everything_fits_at_200_percent(
 
 
 @pytest.mark.filterwarnings("ignore::ResourceWarning")  # monailabel's client leaves its connection open
+def test_each_channel_of_a_case_is_looked_at_in_its_own_window(
+    served: Served, adjudicator: Account, page: Page
+) -> None:
+    lesion_ZYX = np.zeros(FLIPPED.shape_ZYX, np.int16)
+    lesion_ZYX[2:9, 4:16, 4:14] = 3000
+    flair = Channel(name="FLAIR", volume=Volume(array_ZYX=lesion_ZYX, geometry=FLIPPED))
+    asked = served.protocol(readers_per_case=2, channels=("T1", "FLAIR"))
+    case, _ = served.store.add_case(
+        protocol=asked.name, patient="P1", volume=image_of(7, FLIPPED), modality="MR", channels=[flair]
+    )
+    another(served, Disputed(case=case, protocol=asked, readers=(), labels={}), [boxes(4), boxes(8)])
+    told = served.session(adjudicator).get(f"{served.url}/review/api/disputes/{case.id}").json()["channels"]
+    shown = {
+        name: read_volume_bytes(served.session(adjudicator).get(served.url + at).content, ".nii.gz").array_ZYX
+        for name, at in told.items()
+    }
+    np.testing.assert_array_equal(shown["T1"], image_of(7, FLIPPED).array_ZYX)
+    np.testing.assert_array_equal(shown["FLAIR"], lesion_ZYX)
+    unknown = served.session(adjudicator).get(f"{served.url}/review/disputes/{case.id}/image.nii?channel=T3")
+    assert (unknown.status_code, "it has T1, FLAIR" in unknown.json()["detail"]) == (404, True)
+    open_dispute(page, adjudicator, case.id)
+    page.keyboard.press("o")  # no outlines
+    first = views(page)
+    white = {"T1": int((first.min(axis=-1) > 230).sum())}
+    page.locator("#canvas").focus()
+    page.keyboard.press("i")
+    expect(page.locator("#where")).to_have_text("Channel FLAIR")
+    assert page.locator("button.channel[aria-pressed=true]").inner_text() == "FLAIR"
+    white["FLAIR"] = int((views(page).min(axis=-1) > 230).sum())
+    assert white["FLAIR"] > 5 * white["T1"]
+    page.get_by_role("button", name="T1", exact=True).click()
+    expect(page.locator("#where")).to_have_text("Channel T1")
+    assert alike(views(page), first)
+
+
 def test_a_refusal_keeps_what_was_filled_in_and_an_edit_in_3d_slicer_arrives_by_itself(
     served: Served, adjudicator: Account, page: Page, tmp_path: Path
 ) -> None:

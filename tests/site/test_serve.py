@@ -6,9 +6,7 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 import urllib.request
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -19,15 +17,9 @@ from apps.settings import Site
 from apps.worker import WAITS
 from labeling_protocols.store import Store
 from tests.ports import with_free_ports
+from tests.waiting import until
 
 LIMIT_S = 120
-
-
-def until(condition: Callable[[], bool], what: str) -> None:
-    deadline = time.monotonic() + LIMIT_S
-    while not condition():
-        assert time.monotonic() < deadline, f"waited {LIMIT_S} s for {what}"
-        time.sleep(0.1)
 
 
 def status_of(url: str) -> int:
@@ -76,6 +68,21 @@ def test_services_start_beside_a_command_that_works_on_its_own_job_and_take_over
             until(lambda: WAITS in log.read_text(), "the worker to say that it waits")
             assert "worker: ready" not in log.read_text()
         until(lambda: "worker: ready" in log.read_text(), "the worker to take over")
+
+
+def test_a_worker_that_cannot_take_jobs_ends_so_that_another_is_started(site: Site) -> None:
+    broken = (
+        "import sys, apps.worker as worker\n"
+        "def launch_worker(site, register): raise RuntimeError('no job database')\n"
+        "worker.launch_worker = launch_worker\n"
+        "sys.argv[1:] = ['--site', sys.argv[1]]\n"
+        "worker.main()\n"
+    )
+    command = [sys.executable, "-c", broken, str(site.root)]
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=LIMIT_S, check=False)
+    assert ended.returncode == 1
+    assert "the worker cannot take jobs, and ends" in ended.stderr
+    assert "worker: ready" not in ended.stdout
 
 
 def _answers(url: str) -> bool:

@@ -3,8 +3,7 @@
 import hashlib
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 
@@ -30,6 +29,7 @@ from labeling_protocols.store import Store
 from labeling_protocols.worklist import next_case, order
 from tests.conftest import label_of
 from tests.training.drawn import STRAIGHT, draw
+from tests.waiting import until
 from training.acquisition import STRATEGIES, AcquisitionError
 from training.bundle import write_bundle
 from training.gate_report import Decision, GateReport
@@ -38,7 +38,6 @@ from training.registry import GATE_REPORT, Registry
 from training.tracking import Tracking
 
 NAME = "hippocampus"
-LIMIT_S = 500
 HARD = range(90, 92)  # seeds of patients who can hardly be seen
 
 
@@ -222,13 +221,6 @@ def test_a_new_champion_or_new_cases_start_one_scoring_each(site: Site, store: S
     jobs.close()
 
 
-def until(condition: Callable[[], object], what: str) -> None:
-    deadline = time.monotonic() + LIMIT_S
-    while not condition():
-        assert time.monotonic() < deadline, f"waited {LIMIT_S} s for {what}"
-        time.sleep(0.02)
-
-
 @contextmanager
 def worker(site: Site) -> Iterator[None]:
     log = (site.folder("logs") / "worker.log").open("ab")
@@ -258,12 +250,12 @@ def test_a_killed_scoring_is_taken_up_where_it_was_and_no_case_is_looked_at_twic
     request = ScoringRequest(protocol=NAME, strategy="bald")
     job_id = start_scoring(jobs, store, registry, request, "somebody")
     with worker(site):
-        until(lambda: len(looked_at(store)) >= 2, "the first cases")
+        until(lambda: len(looked_at(store)) >= 2, "the first cases", limit_s=500)
     before = looked_at(store)
     assert len(before) < len(cases)
     order(store, NAME, {}, actor="tests")
     with worker(site):
-        until(lambda: not jobs.find(job_id).active, "the job's end")  # type: ignore[union-attr]
+        until(lambda: not jobs.find(job_id).active, "the job's end", limit_s=500)  # type: ignore[union-attr]
     job = jobs.find(job_id)
     assert job is not None
     assert (job.state, job.result["strategy"], job.result["cases"]) == ("SUCCESS", "bald", 20), job.error

@@ -11,6 +11,9 @@ import torch
 from monai.bundle import ConfigParser
 
 from apps.accounts import Accounts
+from apps.acquisition_job import Scoring
+from apps.acquisition_ordering import order_cases
+from apps.acquisition_start import ScoringRequest
 from apps.settings import Site, make_site
 from labeling_protocols.channels import Channel, ChannelsError
 from labeling_protocols.geometry import Geometry, Volume
@@ -247,6 +250,18 @@ def test_a_site_trains_releases_and_evaluates_a_model_of_two_channels(protocol: 
     (folder / "images" / "x_0001.nii.gz").unlink()
     with pytest.raises(ExternalTestSetError, match=r"holds x_0000.nii.gz; expected of x _0000 \(T1\), _0001 \(FLAIR\)"):
         open_test_set(folder, newest)
+    (noise, shown), _ = two_channels(80)
+    store.add_case(
+        protocol="hippocampus",
+        patient="P80",
+        volume=noise,
+        modality="MR",
+        channels=[Channel(name="FLAIR", volume=shown)],
+    )
+    with Scoring(site, ScoringRequest(protocol="hippocampus", strategy="bald")) as scoring:
+        looked = scoring.look_at_cases(lambda said: None, lambda: False)
+    assert (looked["scored"], looked["failed"]) == (7, {})
+    assert order_cases(store, "hippocampus", looked["model"], "bald", actor="tests").cases == 1
     warm = train_candidate(place, TrainingRequest(protocol="hippocampus", warm_start=True), "train-hippocampus-0002")
     assert warm.cases == outcome.cases
     with pytest.raises(PlanError, match="the task interactive learns from one image"):

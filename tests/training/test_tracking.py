@@ -5,8 +5,6 @@ import os
 import signal
 import subprocess
 import threading
-import time
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -14,6 +12,7 @@ import yaml
 from mlflow.models import Model
 
 from tests.training.tracked import MOMENT_MS, PLAN, history, report_of, snapshot_of, tell_everything
+from tests.waiting import until
 from training import environment
 from training.metric_buffer import BATCH, MetricBuffer
 from training.quiet_mlflow import Metric, MlflowException, mlflow
@@ -23,13 +22,6 @@ from training.tracking import RunLog, Tracking, open_client
 JOB = "train-hippocampus-0001"
 LIMIT_S = 30
 CONTEXT = multiprocessing.get_context("fork")
-
-
-def until(condition: Callable[[], object], what: str) -> None:
-    deadline = time.monotonic() + LIMIT_S
-    while not condition():
-        assert time.monotonic() < deadline, f"waited {LIMIT_S} s for {what}"
-        time.sleep(0.02)
 
 
 @pytest.fixture(scope="module")

@@ -2,8 +2,7 @@
 
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 
 import pytest
@@ -11,17 +10,9 @@ import pytest
 from apps.jobs import Jobs
 from apps.settings import Site
 from apps.training_job import WORKFLOW, start_training
+from tests.waiting import until
 from training.pipeline import Workplace
 from training.request import TrainingRequest
-
-LIMIT_S = 180
-
-
-def until(condition: Callable[[], object], what: str) -> None:
-    deadline = time.monotonic() + LIMIT_S
-    while not condition():
-        assert time.monotonic() < deadline, f"waited {LIMIT_S} s for {what}"
-        time.sleep(0.05)
 
 
 @contextmanager

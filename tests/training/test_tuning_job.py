@@ -3,8 +3,7 @@
 import json
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -15,13 +14,13 @@ from apps.settings import Site
 from apps.tuning_commands import outcome_words
 from apps.tuning_job import WORKFLOW, TuningRequest, start_tuning, storage_url
 from tests.training.drawn import SMALL
+from tests.waiting import until
 from training.plan import override
 from training.request import TrainingRequest
 from training.trials import base_plan
 from training.tuning import TuningError
 from training.workplace import Workplace
 
-LIMIT_S = 300
 _WORKER = """
 import sys, threading
 from pathlib import Path
@@ -37,13 +36,6 @@ with sole_worker(site) as alone:
 
 # Heartbeats have been an experiment of Optuna's since its version 2.8.
 pytestmark = pytest.mark.filterwarnings("ignore::optuna.exceptions.ExperimentalWarning")
-
-
-def until(condition: Callable[[], object], what: str) -> None:
-    deadline = time.monotonic() + LIMIT_S
-    while not condition():
-        assert time.monotonic() < deadline, f"waited {LIMIT_S} s for {what}"
-        time.sleep(0.1)
 
 
 @contextmanager

@@ -8,6 +8,7 @@ const byId = (id) => document.getElementById(id);
 const [canvas, sheet, place, loading, opacity] = ['canvas', 'outlines', 'place', 'loading', 'opacity'].map(byId);
 const layerButtons = [...document.querySelectorAll('button.layer')];
 const windowButtons = [...document.querySelectorAll('button.window')];
+const channelButtons = [...document.querySelectorAll('button.channel')];
 const lesionButtons = [...document.querySelectorAll('button.lesion')];
 
 const TAG_AREA = 6; // voxels: smaller outlines carry no letter
@@ -201,9 +202,29 @@ function setWindow(button) {
   volume.window(viewer, windowOf(button.dataset.window));
 }
 
-function nextWindow() {
-  const at = windowButtons.findIndex(isOn);
-  setWindow(windowButtons[(at + 1) % windowButtons.length]);
+function after(buttons) {
+  return buttons[(buttons.findIndex(isOn) + 1) % buttons.length];
+}
+
+// Values mean something else in each channel: it opens in its own window of the kind that is chosen.
+async function setChannel(button) {
+  channelButtons.forEach((other) => press(other, other === button));
+  const { channel } = button.dataset;
+  const address = `${dispute.folder}/image.nii?channel=${encodeURIComponent(channel)}`;
+  const key = `channel ${channel}`;
+  if (!files.has(key)) files.set(key, fetchNifti(address));
+  try {
+    const image = await files.get(key);
+    if (!isOn(button)) return; // another one was asked for in the meantime
+    loading.hidden = true;
+    volume.show(image);
+    setWindow(windowButtons.find(isOn));
+    byId('where').textContent = `Channel ${channel}`;
+  } catch (error) {
+    files.delete(key);
+    loading.textContent = `Channel ${channel} could not be shown: ${error.message}.`;
+    loading.hidden = false;
+  }
 }
 
 function allOutlines() {
@@ -256,7 +277,8 @@ const ACTS = {
   d: lookAtDisagreement,
   n: () => lookAtLesion(1),
   p: () => lookAtLesion(-1),
-  w: nextWindow,
+  w: () => setWindow(after(windowButtons)),
+  i: () => channelButtons.length && setChannel(after(channelButtons)),
   '+': () => setOpacity(0.1),
   '-': () => setOpacity(-0.1),
   '?': () => byId('keys').showModal(),
@@ -284,6 +306,7 @@ function readerKey(key) {
 
 layerButtons.forEach((button) => button.addEventListener('click', () => toggleLayer(button)));
 windowButtons.forEach((button) => button.addEventListener('click', () => setWindow(button)));
+channelButtons.forEach((button) => button.addEventListener('click', () => setChannel(button)));
 lesionButtons.forEach((button, index) => button.addEventListener('click', () => showLesion(index)));
 opacity.addEventListener('input', drawOutlines);
 byId('only').addEventListener('change', drawOutlines);

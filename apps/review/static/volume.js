@@ -63,6 +63,11 @@ export class Volume {
     viewer.addVolume(item);
   }
 
+  // Other voxels on the same grid, such as another channel's.
+  show({ voxels, slope, intercept }) {
+    Object.assign(this, { voxels, slope, intercept, shown: '' });
+  }
+
   window(viewer, [low, high]) {
     this.item.cal_min = low;
     this.item.cal_max = high;
