@@ -40,6 +40,20 @@ host = "127.0.0.1"
 port = 11112
 protocol = "hippocampus"  # whose champion reads the series that arrive
 quiet_seconds = 5.0       # a series is complete when no slice came for this long
+# callers = ["CT1", "PACS"] # the AE titles that may call; left out, any may
+# associations_max = 64     # at the same time; more are turned away for the moment
+
+# Where Storage Commitment is reported to; repeat the table for each system that asks for it.
+# [[dicom.peers]]
+# ae_title = "CT1"
+# host = "127.0.0.1"
+# port = 104
+
+# [dicom.tls]  # a second, encrypted port
+# port = 2762
+# certificate = "keys/dicom.crt"  # in the site's folder
+# key = "keys/dicom.key"
+# ca_file = "keys/peers.pem"      # where callers must show a certificate, who signs theirs
 
 # Where results go, by C-STORE; repeat the table for each destination.
 # [[dicom.destinations]]
@@ -59,8 +73,8 @@ device = "auto"  # auto, cpu or cuda
 # image_memory_mb = 2048   # of decoded and prepared images and answers, which are kept for the next request
 
 # [acquisition]  # which case comes next, where a protocol does not say it
-# strategy = "foreground_random"  # `overread score --strategies` lists them
-# views = 4                       # how often the champion looks at each case to see how sure it is
+# strategy = "hybrid"  # `overread score --strategies` lists them
+# views = 4            # how often the champion looks at each case to see how sure it is
 
 # Where reads are kept; left out, a SQLite file and a folder of this site.
 # [store]
@@ -126,12 +140,35 @@ class Destination:
 
 
 @dataclass(frozen=True, kw_only=True, config=_STRICT)
+class Peer:
+    """A DICOM peer that the endpoint answers on an association of its own."""
+
+    ae_title: _AETitle
+    host: str
+    port: _Port
+
+
+@dataclass(frozen=True, kw_only=True, config=_STRICT)
+class DicomTls:
+    """The endpoint's encrypted port; files are in the site's folder. Callers show a certificate where `ca_file` is."""
+
+    certificate: Annotated[str, Field(min_length=1)]
+    key: Annotated[str, Field(min_length=1)]
+    port: _Port = 2762
+    ca_file: str = ""
+
+
+@dataclass(frozen=True, kw_only=True, config=_STRICT)
 class Dicom:
     ae_title: _AETitle = "OVERREAD"
     host: str = "127.0.0.1"
     port: _Port = 11112
     protocol: str = "hippocampus"
     quiet_seconds: Annotated[float, Field(gt=0)] = 5.0
+    callers: tuple[_AETitle, ...] = ()
+    associations_max: Annotated[int, Field(ge=1, le=1000)] = 64
+    peers: tuple[Peer, ...] = ()
+    tls: DicomTls | None = None
     destinations: tuple[Destination, ...] = ()
 
 
@@ -157,7 +194,7 @@ class InferenceSettings:
 class AcquisitionSettings:
     """How waiting cases are put in order, where their protocol does not say; `views` are the champion's of each."""
 
-    strategy: AcquisitionStrategy = AcquisitionStrategy.FOREGROUND_RANDOM
+    strategy: AcquisitionStrategy = AcquisitionStrategy.HYBRID
     views: Annotated[int, Field(ge=1, le=64)] = 4
 
 

@@ -5,6 +5,7 @@ from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure as Picture
+from matplotlib.ticker import MaxNLocator
 
 from training.drawing import MARKERS, SERIES, STYLES, canvas, plain
 from training.intervals import Interval
@@ -149,4 +150,5 @@ def _differences(panel: Axes, found: Mapping[str, Sequence[Run]], looks: Mapping
     panel.set_ylim(len(others) - 0.4, -0.6)
     against = spoken(baseline[0].strategy)
     panel.set_title(f"Mean Dice while annotating, less that of {against}", loc="left", fontsize=10)
+    panel.xaxis.set_major_locator(MaxNLocator(5))
     panel.set_xlabel("paired by seed, with 95 % intervals; filled: 0 lies outside", fontsize=9)

@@ -208,7 +208,7 @@ def test_a_new_champion_or_new_cases_start_one_scoring_each(site: Site, store: S
     jobs.cancel(str(second))
     third = watching.start(NAME)
     assert third not in (None, first, second)
-    asked = ScoringRequest(protocol=NAME, strategy="foreground_random")
+    asked = ScoringRequest(protocol=NAME, strategy="hybrid")
     jobs.cancel(str(third))
     again = start_scoring(jobs, store, registry_of(site), asked, "somebody")
     assert again == f"{third}-2", "a person may ask again"
