@@ -22,6 +22,7 @@ TRAINING_QUEUE = "training"
 INFERENCE_QUEUE = "inference"
 # Long as well, and in nobody's way: a worklist that is prelabelled must hold up neither a training nor a study.
 PRELABELLING_QUEUE = "prelabelling"
+COMMITMENT_QUEUE = "commitment"  # reports of what is held, to those who sent it
 SCORING_QUEUE = "scoring"  # of the cases that wait for readers
 
 _ACTIVE = ["ENQUEUED", "PENDING", "DELAYED"]
@@ -133,6 +134,7 @@ def launch_worker(site: Site, register: Callable[[Site], None]) -> None:
     DBOS.register_queue(INFERENCE_QUEUE, worker_concurrency=1)
     DBOS.register_queue(PRELABELLING_QUEUE, worker_concurrency=1)
     DBOS.register_queue(SCORING_QUEUE, worker_concurrency=1)
+    DBOS.register_queue(COMMITMENT_QUEUE, worker_concurrency=1)
 
 
 def _is_no_cancellation(record: logging.LogRecord) -> bool:

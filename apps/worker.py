@@ -12,6 +12,7 @@ from pathlib import Path
 
 from apps import acquisition_job, compat, prelabel_job, training_job, tuning_job
 from apps.acquisition_start import ScoringWatch
+from apps.endpoint import commitment as endpoint_commitment
 from apps.endpoint import workflow as endpoint_workflow
 from apps.jobs import launch_worker, sole_worker
 from apps.settings import Site
@@ -32,6 +33,7 @@ def register(site: Site) -> None:
     training_job.register(site)
     tuning_job.register(site)
     endpoint_workflow.register(site)
+    endpoint_commitment.register(site)
     prelabel_job.register(site)
     acquisition_job.register(site)
 

@@ -9,7 +9,8 @@ from pydicom import Dataset
 from labeling_protocols.dicom_frames import macro
 from labeling_protocols.dicom_items import SegError, items_of, numbers, text_of, whole_number
 from labeling_protocols.geometry import Geometry
-from labeling_protocols.series import ANGLE_TOLERANCE, geometry_of
+from labeling_protocols.series import geometry_of
+from labeling_protocols.stack import ANGLE_TOLERANCE
 
 _SAME_PLACE_MM = 1e-3
 _FRAMES_MAX = 1 << 20

@@ -6,6 +6,7 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy import (
     JSON,
+    BigInteger,
     Boolean,
     Column,
     DateTime,
@@ -461,8 +462,13 @@ received_instances = Table(
     Column("digest", _DIGEST, primary_key=True),
     Column("series", String(64), nullable=False, index=True),
     Column("study", String(64), nullable=False),
-    Column("instance", String(64), nullable=False),
+    Column("instance", String(64), nullable=False, index=True),
     Column("received", _MOMENT, nullable=False, index=True),
+    Column("sop_class", String(64)),
+    Column("transfer_syntax", String(64)),
+    Column("bytes", BigInteger),
+    Column("sender", String(64)),  # an AE title, or the pseudonym of an account
+    Column("layout", JSON),  # `slice_layout.SliceLayout`, null where it is no plain slice
 )
 
 # What the endpoint returned for a series; `instances` is the digest over the slices it was made from.

@@ -1,9 +1,4 @@
-"""Files of one DICOM image series in, one volume in the patient's LPS frame out, or a refusal in words.
-
-Order and spacing come from Image Position (Patient) alone: SliceThickness and SpacingBetweenSlices are wrong often
-enough to be useless, and instance numbers and file names say nothing about the patient. Refusals name places in
-millimetres along the slice normal, never an identifier, so that they can be logged.
-"""
+"""Files of one DICOM image series in, one volume in the patient's LPS frame out, or a refusal in words (`stack.py`)."""
 
 import warnings
 from collections.abc import Iterable, Sequence
@@ -19,14 +14,9 @@ from pydicom.pixels import pixel_array
 from pydicom.uid import UID
 
 from labeling_protocols.geometry import Geometry, Volume
+from labeling_protocols.stack import Placement, SeriesError, grid_of, order_along_normal, require_one_stack
 
-# How far a slice may lie from the regular grid, and a direction from a right angle.
-POSITION_TOLERANCE_MM = 0.1
-ANGLE_TOLERANCE = 1e-3
-
-
-class SeriesError(ValueError):
-    """A series that does not give one volume: what was found, where along the stack, what was expected."""
+__all__ = ["Series", "SeriesError", "SeriesFiles", "geometry_of", "read_headers", "read_series", "scan"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,10 +68,9 @@ def read_series(files: Sequence[Path]) -> Series:
     slices = _without_copies([(path, _read(path)) for path in files])
     headers = [header for _, header in slices]
     _refuse_what_is_no_stack(headers)
-    order = _order_along_normal(headers)
-    ordered = [slices[i] for i in order]
+    ordered = [slices[i] for i in order_along_normal([_placement(header) for header in headers])]
     geometry = geometry_of([header for _, header in ordered])
-    array_ZYX = _compact(np.stack([_values(path, header) for path, header in ordered]))
+    array_ZYX = smallest_type(np.stack([_values(path, header) for path, header in ordered]))
     for header in headers:
         del header.PixelData
     return Series(
@@ -94,21 +83,12 @@ def read_series(files: Sequence[Path]) -> Series:
 def read_headers(files: Sequence[Path]) -> tuple[Dataset, ...]:
     """The headers of a series that was read before, in the order of its volume's z axis; the files may lack pixels."""
     headers = [dcmread(path, stop_before_pixels=True) for path in files]
-    return tuple(headers[i] for i in _order_along_normal(headers))
+    return tuple(headers[i] for i in order_along_normal([_placement(header) for header in headers]))
 
 
 def geometry_of(ordered: Sequence[Dataset]) -> Geometry:
     """The grid of slices that are ordered along their normal; raises `SeriesError` where they make no regular one."""
-    axes = _axes(ordered[0])
-    positions_mm = np.array([_numbers(header, "ImagePositionPatient", 3) for header in ordered])
-    spacing_z_mm = _regular_spacing_mm(positions_mm, axes[:, 2])
-    row_mm, column_mm = _numbers(ordered[0], "PixelSpacing", 2)
-    return Geometry(
-        shape_ZYX=(len(ordered), int(ordered[0].Rows), int(ordered[0].Columns)),
-        spacing_mm_XYZ=(float(column_mm), float(row_mm), spacing_z_mm),
-        origin_mm_LPS=(float(positions_mm[0, 0]), float(positions_mm[0, 1]), float(positions_mm[0, 2])),
-        direction_LPS=tuple(float(v) for v in axes.ravel()),
-    )
+    return grid_of([_placement(header) for header in ordered])
 
 
 # Reading
@@ -185,7 +165,7 @@ def _undecodable(header: Dataset, syntax: UID) -> SeriesError:
     )
 
 
-def _compact(array_ZYX: NDArray[np.generic]) -> NDArray[np.generic]:
+def smallest_type(array_ZYX: NDArray[np.generic]) -> NDArray[np.generic]:
     """The smallest signed type that holds the values: int16, int32, or float32 for anything with fractions."""
     if np.issubdtype(array_ZYX.dtype, np.integer):
         low, high = int(array_ZYX.min()), int(array_ZYX.max())
@@ -204,29 +184,10 @@ def _refuse_what_is_no_stack(headers: Sequence[Dataset]) -> None:
         raise SeriesError("the series has no files")
     for header in headers:
         _refuse_object(header)
-    for keyword, what in (
-        ("SeriesInstanceUID", "series"),
-        ("FrameOfReferenceUID", "frames of reference"),
-        ("Rows", "image heights"),
-        ("Columns", "image widths"),
-    ):
-        found = {str(header.get(keyword, "")) for header in headers}
-        if len(found) > 1:
-            raise SeriesError(f"{len(found)} different {what} in one stack of {len(headers)} slices, one was expected")
-    spacings = np.array([_numbers(header, "PixelSpacing", 2) for header in headers])
-    if spacings.min() <= 0:
-        raise SeriesError(f"Pixel Spacing must be positive, found {spacings.min():g} mm")
-    if np.ptp(spacings, axis=0).max() > ANGLE_TOLERANCE * spacings.max():
-        raise SeriesError("the slices have different Pixel Spacings, one was expected")
-    if len(headers) == 1:
-        raise SeriesError("one slice is no volume: its spacing cannot be known; at least 2 were expected")
-    orientations = np.array([_numbers(header, "ImageOrientationPatient", 6) for header in headers])
-    apart = np.abs(orientations - orientations[0]).max(axis=1) > ANGLE_TOLERANCE
-    if apart.any():
-        raise SeriesError(
-            f"mixed orientations: {int(apart.sum())} of {len(headers)} slices are turned against the first"
-            " (a localizer or a second stack in the same series?)"
-        )
+    series = {str(header.get("SeriesInstanceUID", "")) for header in headers}
+    if len(series) > 1:
+        raise SeriesError(f"{len(series)} different series in one stack of {len(headers)} slices, one was expected")
+    require_one_stack([_placement(header) for header in headers])
 
 
 def _refuse_object(header: Dataset) -> None:
@@ -252,69 +213,20 @@ def _refuse_object(header: Dataset) -> None:
         raise SeriesError(f"{kind}: a Modality LUT instead of a rescale slope and intercept")
 
 
-def _order_along_normal(headers: Sequence[Dataset]) -> list[int]:
-    normal = _axes(headers[0])[:, 2]
-    distances_mm = [float(np.dot(_numbers(header, "ImagePositionPatient", 3), normal)) for header in headers]
-    return sorted(range(len(headers)), key=distances_mm.__getitem__)
-
-
-def _regular_spacing_mm(positions_mm: NDArray[np.float64], normal: NDArray[np.float64]) -> float:
-    """The distance from slice to slice of a stack that is regular within the tolerance; refuses any other."""
-    along_mm = positions_mm @ normal
-    gaps_mm = np.diff(along_mm)
-    usual_mm = float(np.median(gaps_mm))
-    touching = np.flatnonzero(gaps_mm < 1e-3)
-    if touching.size:
-        raise SeriesError(
-            f"{touching.size + 1} or more of {len(along_mm)} slices share a place (duplicate positions, first at"
-            f" {along_mm[touching[0]]:.1f} mm): several volumes in one series, or slices sent twice under new UIDs"
-        )
-    tolerance_mm = min(POSITION_TOLERANCE_MM, 0.1 * usual_mm)
-    widest = int(np.argmax(gaps_mm))
-    if gaps_mm[widest] > 1.5 * usual_mm:
-        missing = round(float(gaps_mm[widest]) / usual_mm) - 1
-        raise SeriesError(
-            f"missing slice: {missing} or more between {along_mm[widest]:.1f} and {along_mm[widest + 1]:.1f} mm along"
-            f" the normal, where the slices are otherwise {usual_mm:.2f} mm apart ({len(along_mm)} slices)"
-        )
-    spacing_mm = float(along_mm[-1] - along_mm[0]) / (len(along_mm) - 1)
-    off_mm = np.abs(along_mm - (along_mm[0] + spacing_mm * np.arange(len(along_mm))))
-    if off_mm.max() > tolerance_mm:
-        raise SeriesError(
-            f"uneven spacing: gaps from {gaps_mm.min():.2f} to {gaps_mm.max():.2f} mm, a slice lies"
-            f" {off_mm.max():.2f} mm off the regular grid; at most {tolerance_mm:.2f} mm was expected"
-        )
-    _refuse_shear(positions_mm, normal)
-    return spacing_mm
-
-
-def _refuse_shear(positions_mm: NDArray[np.float64], normal: NDArray[np.float64]) -> None:
-    steps_mm = positions_mm - positions_mm[0]
-    aside_mm = np.linalg.norm(steps_mm - np.outer(steps_mm @ normal, normal), axis=1)
-    if aside_mm.max() > POSITION_TOLERANCE_MM:
-        degrees = float(np.degrees(np.arctan2(aside_mm[-1], abs(steps_mm[-1] @ normal))))
-        raise SeriesError(
-            f"sheared stack: the slices drift {aside_mm.max():.1f} mm sideways, {degrees:.1f}° from their normal"
-            f" (gantry tilt?); at most {POSITION_TOLERANCE_MM} mm was expected"
-        )
-
-
 # Small readers
 
 
-def _axes(header: Dataset) -> NDArray[np.float64]:
-    """3×3 matrix whose columns are the x (along a row), y (down a column) and z (row × column) directions."""
-    row, column = np.reshape(_numbers(header, "ImageOrientationPatient", 6), (2, 3))
-    lengths = (float(np.linalg.norm(row)), float(np.linalg.norm(column)))
-    if max(abs(length - 1) for length in lengths) > ANGLE_TOLERANCE or abs(float(row @ column)) > ANGLE_TOLERANCE:
-        raise SeriesError(
-            "Image Orientation (Patient) is no pair of unit vectors at right angles: lengths"
-            f" {lengths[0]:.4f} and {lengths[1]:.4f}, product {float(row @ column):.4f}"
-        )
-    x = row / lengths[0]
-    y = column - (column @ x) * x
-    y /= np.linalg.norm(y)
-    return np.stack([x, y, np.cross(x, y)], axis=1)
+def _placement(header: Dataset) -> Placement:
+    x, y, z = _numbers(header, "ImagePositionPatient", 3)
+    row_mm, column_mm = _numbers(header, "PixelSpacing", 2)
+    return Placement(
+        rows=int(header.Rows),
+        columns=int(header.Columns),
+        position_mm_LPS=(float(x), float(y), float(z)),
+        orientation_LPS=tuple(float(v) for v in _numbers(header, "ImageOrientationPatient", 6)),  # type: ignore[arg-type]
+        spacing_mm_YX=(float(row_mm), float(column_mm)),
+        frame_of_reference=str(header.get("FrameOfReferenceUID", "")),
+    )
 
 
 def _numbers(header: Dataset, keyword: str, count: int) -> NDArray[np.float64]:

@@ -28,6 +28,7 @@ import SimpleITK as sitk  # noqa: E402
 from bench_acquisition import DATA, acquisition_rows  # noqa: E402
 from bench_agreement import agreement_rows  # noqa: E402
 from bench_dicom import dicom_rows  # noqa: E402
+from bench_endpoint import endpoint_rows  # noqa: E402
 from bench_serving import serving_rows  # noqa: E402
 from bench_store import store_rows  # noqa: E402
 from bench_training import training_rows  # noqa: E402
@@ -117,6 +118,11 @@ def serving(arguments: argparse.Namespace) -> list[Row]:
 def dicom(arguments: argparse.Namespace) -> list[Row]:
     """Segmentations of 200 slices written and read, beside highdicom and dcmqi."""
     return dicom_rows(**({"shape_ZYX": (24, 64, 64), "repeats": 2} if arguments.quick else {}))
+
+
+def endpoint(arguments: argparse.Namespace) -> list[Row]:
+    """Series taken in durably and read as volumes, beside Orthanc, pydicom and SimpleITK."""
+    return endpoint_rows(**({"shape_ZYX": (10, 64, 64), "rounds": 1} if arguments.quick else {}))
 
 
 def training(arguments: argparse.Namespace) -> list[Row]:
@@ -209,6 +215,7 @@ BENCHMARKS: dict[str, Callable[[argparse.Namespace], list[Row]]] = {
     "acquisition": acquisition,
     "agreement": agreement,
     "dicom": dicom,
+    "endpoint": endpoint,
     "loop": loop,
     "serving": serving,
     "store": store,

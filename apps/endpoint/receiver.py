@@ -6,22 +6,25 @@ import hashlib
 import logging
 import signal
 import threading
+from contextlib import ExitStack
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 
-from pydicom import Dataset
-from pynetdicom import AE, AllStoragePresentationContexts, evt
+from pynetdicom import AllStoragePresentationContexts
 from pynetdicom._globals import ALL_TRANSFER_SYNTAXES
-from pynetdicom.events import Event
-from pynetdicom.sop_class import Verification
+from pynetdicom.presentation import PresentationContext, build_context
+from pynetdicom.sop_class import StorageCommitmentPushModel, Verification
 from sqlalchemy.exc import OperationalError
 
 from apps.dicom_logs import keep_values_out_of_logs
-from apps.endpoint.deliver import send_at_once
-from apps.endpoint.inbox import Inbox, UnusableInstanceError
+from apps.endpoint import commitment, dimse
+from apps.endpoint.encryption import tls_context
+from apps.endpoint.inbox import Announced, Inbox, UnusableInstanceError, remove_left_over
 from apps.endpoint.results import has_result
+from apps.endpoint.upper_layer import Entity, Listener, Message
 from apps.jobs import INFERENCE_QUEUE, Jobs
-from apps.settings import Site
+from apps.settings import Site, SiteError
 from labeling_protocols.store import Store, now
 
 # pynetdicom's own list of storage classes came to have it only lately.
@@ -29,13 +32,8 @@ LABELMAP_SEGMENTATION_STORAGE = "1.2.840.10008.5.1.4.1.1.66.7"
 
 WORKFLOW = "infer_series"
 
-SUCCESS = 0x0000
-OUT_OF_RESOURCES = 0xA700
-CANNOT_UNDERSTAND = 0xC000
-
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _POLL_S = 0.25
-_MAXIMUM_ASSOCIATIONS = 32
 # Rows commit in another order than their moments say; look this far back for what was missed.
 _LOOK_BACK = timedelta(seconds=30)
 
@@ -59,42 +57,81 @@ class Receiver:
 
     def __enter__(self) -> "Receiver":
         config = self._site.config.dicom
-        entity = _entity(config.ae_title)
-        handlers = [
-            (evt.EVT_C_ECHO, lambda _: SUCCESS),
-            (evt.EVT_C_STORE, self._handle_store),
-            (evt.EVT_CONN_OPEN, send_at_once),
-        ]
-        try:
-            self._server = entity.start_server((config.host, config.port), block=False, evt_handlers=handlers)
-        except OSError as error:
-            where = f"{config.host}:{config.port}"
-            raise ListenError(f"cannot listen on {where} ({error.strerror}); nothing was started") from error
+        entity = Entity(
+            ae_title=config.ae_title,
+            contexts=_contexts(),
+            callers=frozenset(config.callers),
+            associations_max=config.associations_max,
+        )
+        ports = {config.port: entity}
+        if config.tls is not None:
+            ports[config.tls.port] = replace(entity, tls=tls_context(self._site, config.tls))
+        remove_left_over(self._site.folder("inbox"))
+        with ExitStack() as listening:
+            for port, heard in ports.items():
+                listening.enter_context(self._listener(heard, port))
+            self._listening = listening.pop_all()
         self._watcher.start()
         return self
 
     def __exit__(self, *_: object) -> None:
         self._ended.set()
-        self._server.shutdown()
+        self._listening.close()
         self._watcher.join()
         self._jobs.close()
         self._store.close()
 
-    def _handle_store(self, event: Event) -> Dataset:
-        """Acknowledge an instance that is on disk and in the table; otherwise say why it is not."""
+    def _listener(self, entity: Entity, port: int) -> Listener:
+        host = self._site.config.dicom.host
         try:
-            self._inbox.keep(event.encoded_dataset())
+            return Listener(entity, self._answer, host, port)
+        except OSError as error:
+            raise ListenError(f"cannot listen on {host}:{port} ({error.strerror}); nothing was started") from error
+
+    def _answer(self, message: Message) -> bytes:
+        if message.command.field == dimse.C_ECHO_RQ:
+            return dimse.response(message.command, dimse.SUCCESS)
+        if message.command.field == dimse.C_STORE_RQ:
+            return dimse.response(message.command, *self._store_instance(message))
+        if message.command.field == dimse.N_ACTION_RQ and message.abstract_syntax == StorageCommitmentPushModel:
+            return dimse.response(message.command, *self._commit_storage(message))
+        words = "only C-ECHO, C-STORE and Storage Commitment are answered"
+        return dimse.response(message.command, dimse.UNRECOGNIZED_OPERATION, words)
+
+    def _commit_storage(self, message: Message) -> tuple[int, str]:
+        """Acknowledge a request for storage commitment once its answer is a durable job."""
+        encoded = b""
+        for piece in message.pieces:
+            encoded += piece
+            if len(encoded) > commitment.REQUEST_BYTES_MAX:
+                return dimse.PROCESSING_FAILURE, "a request of too many instances; nothing was done"
+        try:
+            commitment.ask(self._site, self._jobs, message.peer.ae_title, encoded, message.transfer_syntax)
+        except commitment.CommitmentError as error:
+            return dimse.PROCESSING_FAILURE, str(error)
+        return dimse.SUCCESS, ""
+
+    def _store_instance(self, message: Message) -> tuple[int, str]:
+        """Acknowledge an instance that is on disk and in the table; otherwise say why it is not."""
+        announced = Announced(
+            sop_class=message.command.sop_class,
+            instance=message.command.instance,
+            transfer_syntax=message.transfer_syntax,
+            sender=message.peer.ae_title,
+        )
+        try:
+            self._inbox.keep(announced, message.pieces)
         except UnusableInstanceError as error:
-            return _status(CANNOT_UNDERSTAND, str(error))
+            return dimse.CANNOT_UNDERSTAND, str(error)
         except OSError as error:
             if error.errno in _NO_ROOM:
-                return _status(OUT_OF_RESOURCES, "no room on disk; nothing was kept")
+                return dimse.OUT_OF_RESOURCES, "no room on disk; nothing was kept"
             _log.error("an instance could not be written: %s", error.strerror)
-            return _status(OUT_OF_RESOURCES, "the disk refused; nothing was kept")
+            return dimse.OUT_OF_RESOURCES, "the disk refused; nothing was kept"
         except OperationalError as error:
             _log.error("an instance could not be recorded: %s", error.orig)
-            return _status(OUT_OF_RESOURCES, "the database refused; nothing was kept")
-        return _status(SUCCESS)
+            return dimse.OUT_OF_RESOURCES, "the database refused; nothing was kept"
+        return dimse.SUCCESS, ""
 
     def _watch(self) -> None:
         """Start a job for each series that has been quiet long enough, from the table alone."""
@@ -113,9 +150,9 @@ class Receiver:
         arrived = self._inbox.arrived(series, timedelta(seconds=self._site.config.dicom.quiet_seconds))
         if arrived is None:
             return False
-        job_id = job_id_of(series, arrived.instances)
-        if not has_result(self._store, series, arrived.instances) and self._jobs.find(job_id) is None:
-            self._jobs.start(WORKFLOW, INFERENCE_QUEUE, job_id, series=series, instances=arrived.instances)
+        job_id = job_id_of(series, arrived.digest)
+        if not has_result(self._store, series, arrived.digest) and self._jobs.find(job_id) is None:
+            self._jobs.start(WORKFLOW, INFERENCE_QUEUE, job_id, series=series, instances=arrived.digest)
         return True
 
 
@@ -139,24 +176,12 @@ def main() -> None:
         with Receiver(site):
             print(f"endpoint: ready, {config.ae_title} on {config.host}:{config.port}", flush=True)
             ended.wait()
-    except ListenError as error:
+    except (ListenError, SiteError) as error:
         raise SystemExit(f"endpoint: {error}") from error
 
 
-def _entity(ae_title: str) -> AE:
-    entity = AE(ae_title=ae_title)
-    entity.require_called_aet = True
-    entity.maximum_associations = _MAXIMUM_ASSOCIATIONS
+def _contexts() -> list[PresentationContext]:
+    """Every storage class in every transfer syntax, C-ECHO and Storage Commitment."""
     storage = {str(context.abstract_syntax) for context in AllStoragePresentationContexts}
-    for abstract_syntax in sorted(storage | {LABELMAP_SEGMENTATION_STORAGE}):
-        entity.add_supported_context(abstract_syntax, ALL_TRANSFER_SYNTAXES)
-    entity.add_supported_context(Verification)
-    return entity
-
-
-def _status(code: int, comment: str = "") -> Dataset:
-    status = Dataset()
-    status.Status = code
-    if comment:
-        status.ErrorComment = comment[:64]
-    return status
+    classes = sorted(storage | {LABELMAP_SEGMENTATION_STORAGE, str(Verification), str(StorageCommitmentPushModel)})
+    return [build_context(abstract_syntax, ALL_TRANSFER_SYNTAXES) for abstract_syntax in classes]

@@ -26,8 +26,9 @@ from labeling_protocols.dicom_seg import Algorithm, ObjectIdentity, SegError, se
 from labeling_protocols.dicom_sr import sr_from_label
 from labeling_protocols.protocol import Protocol
 from labeling_protocols.pseudonyms import keyed_uid
-from labeling_protocols.series import SeriesError, read_series, scan
+from labeling_protocols.series import SeriesError, read_headers, scan
 from labeling_protocols.store import Store, UnknownError
+from labeling_protocols.stored_series import read_stored
 from training.bundle import BundleError
 from training.inference import Predictor
 from training.registry import ModelVersion, NoChampionError
@@ -109,8 +110,9 @@ class _Endpoint:
         protocol = self._store.protocol(self._site.config.dicom.protocol)
         version = next(version for version in self._registry.versions(protocol.name) if version.number == number)
         arrived = self._arrived(series, instances, protocol)
-        stack = read_series(arrived.files)
+        stack = read_stored(arrived.instances)
         label = self._predictor(version).predict(stack.volume)
+        sources = read_headers(stack.files)
 
         def identity(kind: str, number: int) -> ObjectIdentity:
             key = (series, instances, version.name, version.bundle_sha256)
@@ -125,10 +127,8 @@ class _Endpoint:
         algorithm = Algorithm(name=name, version=release, device_uid=device_uid)
         seg = None
         if label.array_ZYX.any():
-            seg = seg_from_label(
-                label, stack.sources, protocol, identity("seg", _SEG_SERIES_NUMBER), algorithm=algorithm
-            )
-        sr = sr_from_label(label, seg, stack.sources, protocol, identity("sr", _SR_SERIES_NUMBER), algorithm)
+            seg = seg_from_label(label, sources, protocol, identity("seg", _SEG_SERIES_NUMBER), algorithm=algorithm)
+        sr = sr_from_label(label, seg, sources, protocol, identity("sr", _SR_SERIES_NUMBER), algorithm)
         return {
             "state": ResultState.DONE.value,
             "seg": self._keep(seg) if seg is not None else None,
@@ -138,7 +138,7 @@ class _Endpoint:
     def _arrived(self, series: str, instances: str, protocol: Protocol) -> Arrived:
         """The instances this job is for; refuses a set that has changed since, and what the protocol does not read."""
         arrived = self._inbox.arrived(series)
-        if arrived is None or arrived.instances != instances:
+        if arrived is None or arrived.digest != instances:
             raise _Refused("further instances of the series arrived; the newer set is run instead")
         for found in scan(arrived.files):
             if found.modality not in protocol.modality:
