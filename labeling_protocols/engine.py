@@ -7,6 +7,7 @@ PostgreSQL runs READ COMMITTED and never acknowledges a commit that is not on di
 import logging
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -74,11 +75,15 @@ def upsert(
     connection: sa.Connection, table: sa.Table, rows: Sequence[Mapping[str, Any]], *, update: Sequence[str]
 ) -> None:
     """Insert rows; of those whose key is there already these columns become theirs."""
-    dialect = postgresql if connection.dialect.name == "postgresql" else sqlite
-    statement = dialect.insert(table)
+    connection.execute(_upsert(connection.dialect.name, table, tuple(update)), list(rows))
+
+
+@lru_cache
+def _upsert(dialect: str, table: sa.Table, update: tuple[str, ...]) -> sa.Insert:
+    """The statement, which takes longer to put together than to execute."""
+    statement = (postgresql if dialect == "postgresql" else sqlite).insert(table)
     changed = {name: statement.excluded[name] for name in update}
-    keys = list(table.primary_key.columns)
-    connection.execute(statement.on_conflict_do_update(index_elements=keys, set_=changed), list(rows))
+    return statement.on_conflict_do_update(index_elements=list(table.primary_key.columns), set_=changed)
 
 
 def parse_url(url: str) -> sa.URL:

@@ -4,7 +4,7 @@ Taken when an image arrives, so that a volume is read without its headers. It ca
 """
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 from pydantic import TypeAdapter
@@ -61,7 +61,7 @@ class SliceLayout:
     length: int
 
     def as_dict(self) -> dict[str, Any]:
-        return asdict(self)
+        return dict(vars(self))
 
     @classmethod
     def from_dict(cls, told: Mapping[str, Any]) -> "SliceLayout":
