@@ -10,11 +10,11 @@ import logging
 import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from dbos import DBOS, DBOSClient, DBOSConfig, EnqueueOptions
 
+from apps.locks import locked
 from apps.settings import Site
 
 # One queue for what needs the accelerator for long, one for studies that people wait for.
@@ -51,21 +51,26 @@ class Jobs:
     """What every process may do with jobs."""
 
     def __init__(self, site: Site) -> None:
-        with _locked(site.root / "jobs.lock"):
+        with locked(site.root / "jobs.lock"):
             DBOS.migrate(site.jobs_url)
         self._client = DBOSClient(system_database_url=site.jobs_url)
 
     def close(self) -> None:
         self._client.destroy()
 
-    def start(self, workflow: str, queue: str, job_id: str, **arguments: str) -> str:
-        """Enqueue a workflow by its registered name; an id that is known already starts nothing new."""
+    def start(self, workflow: str, queue: str, job_id: str, *, priority: int | None = None, **arguments: str) -> str:
+        """Enqueue a workflow by its registered name; an id that is known already starts nothing new.
+
+        Of the jobs that wait in a queue, those of the smallest `priority` from 1 on run first.
+        """
         options: EnqueueOptions = {
             "workflow_name": workflow,
             "queue_name": queue,
             "workflow_id": job_id,
             "app_version": _APPLICATION_VERSION,
         }
+        if priority is not None:
+            options["priority"] = priority
         self._client.enqueue(options, **arguments)
         return job_id
 
@@ -167,10 +172,3 @@ def cancelled() -> bool:
     """Whether somebody cancelled the job that runs here."""
     status = DBOS.get_workflow_status(str(DBOS.workflow_id))
     return status is not None and status.status == "CANCELLED"
-
-
-@contextlib.contextmanager
-def _locked(path: Path) -> Iterator[None]:
-    with path.open("a") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield

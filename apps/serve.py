@@ -1,7 +1,7 @@
 """Everything of a site on one machine: starts its services, watches them, starts a fallen one again, stops them all.
 
-Services are processes of their own: the web server, MLflow, the DICOM endpoint and the worker. Their output goes to
-`logs/<service>.log` of the site.
+Services are processes of their own: the web server, MLflow, the DICOM endpoint, its sender and the worker. Their output
+goes to `logs/<service>.log` of the site.
 """
 
 import contextlib
@@ -83,6 +83,13 @@ def services(site: Site) -> tuple[Service, ...]:
             address=f"{config.dicom.ae_title} {config.dicom.host}:{config.dicom.port}",
             listens=(config.dicom.host, config.dicom.port),
             ready=lambda _: _listening(config.dicom.host, config.dicom.port),
+        ),
+        Service(
+            name="sender",
+            command=(python, "-m", "apps.endpoint.sender", "--site", root),
+            address="",
+            listens=None,
+            ready=lambda log: "sender: ready" in log.read_text(errors="replace"),
         ),
         Service(
             name="worker",

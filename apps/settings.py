@@ -41,6 +41,7 @@ port = 11112
 protocol = "hippocampus"  # whose champion reads the series that arrive
 quiet_seconds = 5.0       # a series is complete when no slice came for this long
 # callers = ["CT1", "PACS"] # the AE titles that may call; left out, any may
+# give_up_hours = 48        # of trying to deliver a result; then it waits for somebody to send it again
 # associations_max = 64     # at the same time; more are turned away for the moment
 
 # Where Storage Commitment is reported to; repeat the table for each system that asks for it.
@@ -169,6 +170,7 @@ class Dicom:
     associations_max: Annotated[int, Field(ge=1, le=1000)] = 64
     peers: tuple[Peer, ...] = ()
     tls: DicomTls | None = None
+    give_up_hours: Annotated[float, Field(gt=0)] = 48.0
     destinations: tuple[Destination, ...] = ()
 
 

@@ -42,10 +42,13 @@ def sr_from_label(
     protocol: Protocol,
     identity: ObjectIdentity,
     algorithm: Algorithm,
+    *,
+    previous: Dataset | None = None,
 ) -> Dataset:
     """An Enhanced SR with the volume in ml of each structure, referring to the segments of `seg` and to the series.
 
-    `seg` is None where the label is empty. Tracking identifiers are the structures' names.
+    `seg` is None where the label is empty. Tracking identifiers are the structures' names. `previous` is the report
+    that this one takes the place of (Predecessor Documents Sequence, PS3.3 C.17.2).
     """
     segments = drawn_segments(seg) if seg is not None else {}
     groups = [
@@ -71,6 +74,7 @@ def sr_from_label(
         manufacturer=MANUFACTURER,
         is_complete=True,
         contributing_equipment=[equipment(algorithm)],
+        previous_versions=[previous] if previous is not None else None,
     )
     document.SeriesDescription = f"{protocol.title} volumes"[:64]
     document.ManufacturerModelName, document.SoftwareVersions = algorithm.name[:64], algorithm.version[:64]

@@ -486,7 +486,31 @@ results = Table(
     Column("seg", String(255)),
     Column("sr", String(255)),
     Column("created", _MOMENT, nullable=False),
+    Column("protocol", String(64), nullable=False, server_default=""),
+    Column("stage", String(16), nullable=False, server_default="live"),
+    Column("rule", String(64), nullable=False, server_default=""),
+    Column("priority", Integer, nullable=False, server_default="3"),
+    Column("seconds", JSON),
+    Column("superseded_by", Integer),
     UniqueConstraint("series", "instances", "model"),
+)
+
+# The way of a result's objects to one destination.
+deliveries = Table(
+    "deliveries",
+    metadata,
+    Column("id", Integer, primary_key=True),
+    Column("result", ForeignKey("results.id"), nullable=False),
+    Column("destination", String(64), nullable=False),
+    Column("state", String(16), nullable=False),
+    Column("priority", Integer, nullable=False),
+    Column("attempts", Integer, nullable=False),
+    Column("due", _MOMENT, nullable=False),
+    Column("reason", Text, nullable=False),
+    Column("created", _MOMENT, nullable=False),
+    Column("changed", _MOMENT, nullable=False),
+    UniqueConstraint("result", "destination"),
+    Index("ix_deliveries_state_due", "state", "due"),
 )
 
 # What was done, by whom: each row's hash is over its content and the hash of the row before. Append-only.

@@ -1,7 +1,8 @@
 """Model versions of a site: registered with MLflow, kept as signed bundles, released by moving the alias `champion`.
 
 A registered model is of one protocol and one task. A version is reserved before its bundle is made, because the bundle
-names its version; it shows up once it has it. The aliases `canary` and `shadow` are kept free for stages of a release.
+names its version; it shows up once it has it. The aliases `canary` and `shadow` are stages beside it
+(`release_stages.py`).
 """
 
 import json
@@ -27,6 +28,7 @@ CHAMPION = "champion"
 GATE_REPORT = "gate.json"  # artifacts of the run
 OVERRIDE = "override.json"
 BUNDLE_FOLDER = "bundle"
+_STAGES = frozenset(("canary", "shadow"))
 _HISTORY_TAG = "champions"  # of the registered model: the numbers that were champion, oldest first
 
 
@@ -166,8 +168,8 @@ class Registry:
             self.require_current(protocol, gate_report)
             history = [*self._history(model_name(protocol, task), current), number]
             promoted = self._move_champion(protocol, number, gate_report, override, history)
-        if CANDIDATE in promoted.aliases:
-            self._client.delete_registered_model_alias(promoted.model, CANDIDATE)
+        for alias in promoted.aliases & {CANDIDATE, *_STAGES}:
+            self._client.delete_registered_model_alias(promoted.model, alias)
         return self.version(protocol, number, task)
 
     def require_current(self, protocol: str, gate_report: GateReport) -> None:
@@ -190,6 +192,26 @@ class Registry:
         return self._move_champion(
             protocol, previous.number, self.gate_report(previous), self.override(previous), history
         )
+
+    # Which ones are tried beside it (`release_stages.py`)
+
+    def tag_of(self, model: str, tag: str) -> str | None:
+        """A tag of the registered model; None where it has none."""
+        registered = self._registered(model)
+        value: str | None = registered.tags.get(tag) if registered else None
+        return value
+
+    def set_tag(self, model: str, tag: str, value: str) -> None:
+        self._client.set_registered_model_tag(model, tag, value)
+
+    def set_stage(self, version: ModelVersion, stage: str) -> None:
+        if stage not in _STAGES:
+            raise ReleaseError(f"{stage} is no stage beside the champion. Nothing was changed.")
+        self._client.set_registered_model_alias(version.model, stage, str(version.number))
+
+    def end_stage(self, version: ModelVersion, stage: str) -> None:
+        if stage in _STAGES and stage in version.aliases:
+            self._client.delete_registered_model_alias(version.model, stage)
 
     def _move_champion(
         self, protocol: str, number: int, gate_report: GateReport, override: Override | None, history: list[int]

@@ -13,7 +13,7 @@ import tempfile
 import threading
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -66,11 +66,13 @@ class Announced:
 
 @dataclass(frozen=True, kw_only=True)
 class Arrived:
-    """The instances of a series that count now; `digest` is over their contents."""
+    """The instances of a series that count now; `digest` is over their contents, `sender` sent the newest."""
 
     series: str
     study: str
     digest: str
+    sender: str
+    newest: datetime
     instances: tuple[StoredSlice, ...]
 
     @property
@@ -110,14 +112,14 @@ class Inbox:
                         path.unlink(missing_ok=True)
                     raise
 
-    def series_since(self, moment: object | None) -> set[str]:
-        """The series that got an instance at or after a moment, or ever."""
+    def newest_since(self, moment: datetime | None) -> dict[str, datetime]:
+        """When the newest instance came, of each series that got one at or after a moment, or ever."""
         table = schema.received_instances
-        query = sa.select(table.c.series).distinct()
+        query = sa.select(table.c.series, sa.func.max(table.c.received)).group_by(table.c.series)
         if moment is not None:
             query = query.where(table.c.received >= moment)
         with self._store.engine.connect() as connection:
-            return set(connection.execute(query).scalars())
+            return {series: newest for series, newest in connection.execute(query)}
 
     def held(self, instances: Sequence[str]) -> set[str]:
         """Those of these instances that are kept, and whose files are there."""
@@ -129,8 +131,8 @@ class Inbox:
                 found |= {row.instance for row in connection.execute(query) if row.digest in self._blobs}
         return found
 
-    def arrived(self, series: str, quiet: timedelta = timedelta()) -> Arrived | None:
-        """The instances of a series that count now; None while one came within the quiet period.
+    def arrived(self, series: str) -> Arrived | None:
+        """The instances of a series that count now; None where none came.
 
         Where an instance came again with other content, the newest content counts.
         """
@@ -138,12 +140,14 @@ class Inbox:
         query = sa.select(table).where(table.c.series == series).order_by(table.c.received, table.c.digest)
         with self._store.engine.connect() as connection:
             rows = connection.execute(query).all()
-        if not rows or rows[-1].received.replace(tzinfo=None) > (now() - quiet).replace(tzinfo=None):
+        if not rows:
             return None
         newest = sorted({row.instance: row for row in rows}.values(), key=lambda row: row.digest)
         return Arrived(
             series=series,
             study=rows[-1].study,
+            sender=rows[-1].sender or "",
+            newest=rows[-1].received,
             digest=hashlib.sha256("".join(row.digest for row in newest).encode()).hexdigest(),
             instances=tuple(
                 StoredSlice(

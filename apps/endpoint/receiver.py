@@ -3,12 +3,13 @@
 import argparse
 import errno
 import hashlib
+import json
 import logging
 import signal
 import threading
 from contextlib import ExitStack
 from dataclasses import replace
-from datetime import timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
 
 from pynetdicom import AllStoragePresentationContexts
@@ -22,6 +23,7 @@ from apps.endpoint import commitment, dimse
 from apps.endpoint.encryption import tls_context
 from apps.endpoint.inbox import Announced, Inbox, UnusableInstanceError, remove_left_over
 from apps.endpoint.results import has_result
+from apps.endpoint.router import Router
 from apps.endpoint.upper_layer import Entity, Listener, Message
 from apps.jobs import INFERENCE_QUEUE, Jobs
 from apps.settings import Site, SiteError
@@ -52,7 +54,9 @@ class Receiver:
         self._store = Store(site.database_url, site.blobs)
         self._inbox = Inbox(self._store, site.folder("inbox"))
         self._jobs = Jobs(site)
+        self._router = Router(site, self._store)
         self._ended = threading.Event()
+        self._started: dict[str, datetime] = {}  # series whose newest instance of this moment has a job
         self._watcher = threading.Thread(target=self._watch, name="series watcher", daemon=True)
 
     def __enter__(self) -> "Receiver":
@@ -135,25 +139,40 @@ class Receiver:
 
     def _watch(self) -> None:
         """Start a job for each series that has been quiet long enough, from the table alone."""
-        pending = self._inbox.series_since(None)
+        newest = self._inbox.newest_since(None)
         looked = now()
+        quiet = timedelta(seconds=self._site.config.dicom.quiet_seconds)
         while not self._ended.wait(_POLL_S):
             try:
                 since, looked = looked - _LOOK_BACK, now()
-                pending |= self._inbox.series_since(since)
-                pending -= {series for series in pending if self._start_when_quiet(series)}
+                newest |= {
+                    series: moment
+                    for series, moment in self._inbox.newest_since(since).items()
+                    if self._started.get(series) != moment
+                }
+                self._started = {series: moment for series, moment in self._started.items() if moment >= since}
+                for series in [series for series, moment in newest.items() if moment <= now() - quiet]:
+                    self._start(series)
+                    self._started[series] = newest.pop(series)
             except Exception:  # noqa: BLE001  the watcher must outlive a busy database; it looks again at the next turn
                 _log.exception("looking for complete series failed; trying again")
 
-    def _start_when_quiet(self, series: str) -> bool:
-        """Whether nothing more is to be done for this series until another instance comes."""
-        arrived = self._inbox.arrived(series, timedelta(seconds=self._site.config.dicom.quiet_seconds))
+    def _start(self, series: str) -> None:
+        arrived = self._inbox.arrived(series)
         if arrived is None:
-            return False
+            return
         job_id = job_id_of(series, arrived.digest)
         if not has_result(self._store, series, arrived.digest) and self._jobs.find(job_id) is None:
-            self._jobs.start(WORKFLOW, INFERENCE_QUEUE, job_id, series=series, instances=arrived.digest)
-        return True
+            route = self._router.route(arrived)
+            self._jobs.start(
+                WORKFLOW,
+                INFERENCE_QUEUE,
+                job_id,
+                priority=route["priority"],
+                series=series,
+                instances=arrived.digest,
+                route=json.dumps(route),
+            )
 
 
 def job_id_of(series: str, instances: str) -> str:

@@ -36,6 +36,11 @@ class Priority(StrEnum):
     URGENT = "urgent"
     ROUTINE = "routine"
 
+    @property
+    def rank(self) -> int:
+        """Smaller ones first, from 1 on."""
+        return [*Priority].index(self) + 1
+
 
 class Outside(StrEnum):
     """What becomes of a study that lies outside the acquisitions a model was trained on."""
@@ -129,6 +134,8 @@ class Route:
     reasons: tuple[str, ...]
 
 
+# Facts that people write by hand.
+_WRITTEN = frozenset(("body_part", "study_description", "series_description", "protocol_name"))
 _RULES = TypeAdapter(tuple[Rule, ...])
 
 
@@ -161,11 +168,14 @@ def parse_rules(path: Path) -> tuple[Rule, ...]:
     return rules
 
 
-def route_of(rules: tuple[Rule, ...], facts: SeriesFacts) -> Route:
-    """The first rule that takes the series decides."""
+def route_of(rules: tuple[Rule, ...], facts: SeriesFacts, *, repeat: bool = False) -> Route:
+    """The first rule that takes the series decides.
+
+    Reasons repeat what somebody wrote into the header only where `repeat` is asked for: it may name a patient.
+    """
     reasons: list[str] = []
     for rule in rules:
-        against = _against(rule, facts)
+        against = _against(rule, facts, repeat=repeat)
         if not against:
             said = f"{rule.name}: takes it" + (
                 f", for {', '.join(rule.models)}" if rule.models else ", and runs nothing"
@@ -183,16 +193,17 @@ def route_of(rules: tuple[Rule, ...], facts: SeriesFacts) -> Route:
     )
 
 
-def _against(rule: Rule, facts: SeriesFacts) -> str:
+def _against(rule: Rule, facts: SeriesFacts, *, repeat: bool) -> str:
     """The first thing that keeps a rule from taking the series; empty where nothing does."""
     for name, condition in rule.when.asked.items():
         value = getattr(facts, name)
         if not _holds(condition, value):
-            return f"{name} is {_shown(value)}, expected {_expected(condition)}"
+            return f"{name} is {_shown(value, repeat=repeat or name not in _WRITTEN)}, expected {_expected(condition)}"
     for name, condition in rule.unless.asked.items():
         value = getattr(facts, name)
         if _holds(condition, value):
-            return f"{name} is {_shown(value)}, and the rule is not for {_expected(condition)}"
+            shown = _shown(value, repeat=repeat or name not in _WRITTEN)
+            return f"{name} is {shown}, and the rule is not for {_expected(condition)}"
     return ""
 
 
@@ -212,8 +223,10 @@ _SHOWN: Mapping[type, Callable[[Any], str]] = {
 }
 
 
-def _shown(value: Any) -> str:
-    return "not said" if value is None or value == "" else _SHOWN.get(type(value), str)(value)
+def _shown(value: Any, *, repeat: bool = True) -> str:
+    if value is None or value == "":
+        return "not said"
+    return _SHOWN.get(type(value), str)(value) if repeat else "something else"
 
 
 def _expected(condition: Any) -> str:

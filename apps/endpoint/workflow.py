@@ -1,24 +1,23 @@
-"""The durable job of the endpoint: a complete series in, a segmentation, a report, their delivery and one result out.
+"""The durable job of the endpoint: a complete series and its route in, a result of each version that reads it out.
 
-Each step can be repeated: the model is chosen once and remembered by the job, UIDs are keyed by series, instances and
-model, files are whole or absent, and sending an object twice changes nothing at the destination.
+Each step can be repeated: the versions are chosen once and remembered by the job, UIDs are keyed by series, instances
+and model, files are whole or absent, and a result is recorded once, together with where it is to go.
 """
 
+import json
 import threading
+import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 from dbos import DBOS, StepOptions
-from dbos import error as dbos_error
-from pydicom import Dataset
+from pydicom import Dataset, dcmread
 
 from apps.dicom_logs import keep_values_out_of_logs
-from apps.endpoint.deliver import deliver
 from apps.endpoint.inbox import Arrived, Inbox
-from apps.endpoint.receiver import WORKFLOW
-from apps.endpoint.results import Result, ResultState, record
+from apps.endpoint.results import Result, ResultState, predecessor, record
 from apps.settings import Site
 from apps.training_site import registry_of
 from labeling_protocols.blobs import replacing
@@ -27,15 +26,20 @@ from labeling_protocols.dicom_sr import sr_from_label
 from labeling_protocols.protocol import Protocol
 from labeling_protocols.pseudonyms import keyed_uid
 from labeling_protocols.series import SeriesError, read_headers, scan
-from labeling_protocols.store import Store, UnknownError
+from labeling_protocols.store import Store, UnknownError, now
 from labeling_protocols.stored_series import read_stored
 from training.bundle import BundleError
 from training.inference import Predictor
 from training.registry import ModelVersion, NoChampionError
+from training.release_stage import Stage
+from training.release_stages import released
+
+WORKFLOW = "infer_series"
 
 _SEG_SERIES_NUMBER, _SR_SERIES_NUMBER = 9001, 9002
-_DELIVERY_ATTEMPTS = 6  # after 1, 2, 4, 8 and 16 times the interval
-_DELIVERY_INTERVAL_S = 1.0
+_MODELS_KEPT = 4  # loaded at the same time
+
+_Outcome = dict[str, Any]
 
 
 class _Refused(Exception):  # noqa: N818  not a fault: a series this endpoint does not read, in words
@@ -48,34 +52,36 @@ def register(site: Site) -> None:
     endpoint = _Endpoint(site)
 
     @DBOS.workflow(name=WORKFLOW)
-    def infer_series(series: str, instances: str) -> dict[str, Any]:
-        return endpoint.run(series, instances)
+    def infer_series(series: str, instances: str, route: str = "") -> _Outcome:
+        return endpoint.run(series, instances, json.loads(route) if route else {})
 
 
 class _Endpoint:
-    """What the worker keeps between series: the store, the registry and the champion that was loaded last."""
+    """What the worker keeps between series: the store, the registry and the models that were loaded last."""
 
     def __init__(self, site: Site) -> None:
         self._site = site
         self._store = Store(site.database_url, site.blobs)
         self._inbox = Inbox(self._store, site.folder("inbox"))
         self._registry = registry_of(site)
-        self._loaded: tuple[str, Predictor] | None = None
+        self._loaded: dict[str, Predictor] = {}
         self._loading = threading.Lock()
 
-    def run(self, series: str, instances: str) -> dict[str, Any]:
-        """The workflow: choose, infer, deliver, record; whatever goes wrong becomes a result that says so."""
-        chosen: dict[str, Any] = DBOS.run_step({"name": "choose"}, self._guarded, self._choose, series, instances)
-        made = chosen
-        if not chosen["state"]:
-            made = DBOS.run_step({"name": "infer"}, self._guarded, self._infer, series, instances, chosen["number"])
-        outcome = {**chosen, **made}
-        if outcome["state"] == ResultState.DONE:
-            outcome.update(self._delivered([name for name in (outcome["seg"], outcome["sr"]) if name]))
-        DBOS.run_step({"name": "record"}, self._record, series, instances, outcome)
-        return outcome
+    def run(self, series: str, instances: str, route: Mapping[str, Any]) -> _Outcome:
+        """The workflow: choose, then infer and record for each version; whatever goes wrong becomes a result."""
+        chosen: _Outcome = DBOS.run_step({"name": "choose"}, self._guarded, self._choose, series, instances, route)
+        if chosen["state"]:
+            DBOS.run_step({"name": "record"}, self._record, series, instances, route, chosen)
+            return {"results": [chosen]}
+        made = []
+        for run in chosen["runs"]:
+            step = StepOptions(name=f"infer {run['model']}")
+            outcome = {**run, **DBOS.run_step(step, self._guarded, self._infer, series, instances, run)}
+            DBOS.run_step({"name": f"record {run['model']}"}, self._record, series, instances, route, outcome)
+            made.append(outcome)
+        return {"results": made}
 
-    def _guarded(self, step: Callable[..., dict[str, Any]], *arguments: Any) -> dict[str, Any]:
+    def _guarded(self, step: Callable[..., _Outcome], *arguments: Any) -> _Outcome:
         """A step whose failures are values: state and reason, in words that carry no identifier."""
         try:
             return step(*arguments)
@@ -88,34 +94,49 @@ class _Endpoint:
             where = f"{Path(last.filename).name}:{last.lineno}"
             return {"state": ResultState.FAILED.value, "reason": f"{type(error).__name__} at {where}; nothing was sent"}
 
-    def _choose(self, series: str, instances: str) -> dict[str, Any]:
-        """Which model version reads this series; remembered by the job, so that a repeat uses the same one."""
-        protocol = self._store.protocol(self._site.config.dicom.protocol)
-        if len(protocol.channels) > 1:
-            raise _Refused(
-                f"protocol {protocol.name} reads the channels {', '.join(protocol.channels)} together, and series are"
-                " run one by one here; kept, not run"
-            )
-        self._arrived(series, instances, protocol)
-        champion = self._registry.champion(protocol.name)
-        return {
-            "state": "",
-            "reason": "",
-            "number": champion.number,
-            "model": champion.name,
-            "bundle": champion.bundle_sha256,
-        }
+    def _choose(self, series: str, instances: str, route: Mapping[str, Any]) -> _Outcome:
+        """Which model versions read this series; remembered by the job, so that a repeat uses the same ones."""
+        if error := route.get("error"):
+            return {"state": ResultState.FAILED.value, "reason": f"{error} Kept, not run."}
+        arrived = self._arrived(series, instances)
+        self._refuse_own(arrived)
+        names = route.get("models", [self._site.config.dicom.protocol])
+        if not names:
+            raise _Refused(f"{'; '.join(route['reasons'])}. Kept, not run.")
+        runs = []
+        for protocol in map(self._store.protocol, names):
+            _require_readable(protocol, arrived)
+            readers = released(self._registry, protocol.name).readers_of(arrived.study)
+            if not readers:
+                self._registry.champion(protocol.name)  # says in words that there is none
+            runs += [
+                {
+                    "protocol": protocol.name,
+                    "number": version.number,
+                    "model": version.name,
+                    "bundle": version.bundle_sha256,
+                    "stage": stage.value,
+                }
+                for stage, version in readers
+            ]
+        return {"state": "", "reason": "", "runs": runs}
 
-    def _infer(self, series: str, instances: str, number: int) -> dict[str, Any]:
-        protocol = self._store.protocol(self._site.config.dicom.protocol)
-        version = next(version for version in self._registry.versions(protocol.name) if version.number == number)
-        arrived = self._arrived(series, instances, protocol)
+    def _infer(self, series: str, instances: str, run: Mapping[str, Any]) -> _Outcome:
+        began = time.monotonic()
+        protocol = self._store.protocol(run["protocol"])
+        version = self._registry.version(protocol.name, run["number"])
+        arrived = self._arrived(series, instances)
+        waited_s = (now() - arrived.newest).total_seconds()
         stack = read_stored(arrived.instances)
-        label = self._predictor(version).predict(stack.volume)
+        read = time.monotonic()
+        predictor = self._predictor(version)
+        loaded = time.monotonic()
+        label = predictor.predict(stack.volume)
+        predicted = time.monotonic()
         sources = read_headers(stack.files)
+        key = (series, instances, version.name, version.bundle_sha256)
 
         def identity(kind: str, number: int) -> ObjectIdentity:
-            key = (series, instances, version.name, version.bundle_sha256)
             return ObjectIdentity(
                 series_uid=keyed_uid(self._site.secret, f"{kind} series", *key),
                 instance_uid=keyed_uid(self._site.secret, f"{kind} instance", *key),
@@ -128,34 +149,55 @@ class _Endpoint:
         seg = None
         if label.array_ZYX.any():
             seg = seg_from_label(label, sources, protocol, identity("seg", _SEG_SERIES_NUMBER), algorithm=algorithm)
-        sr = sr_from_label(label, seg, sources, protocol, identity("sr", _SR_SERIES_NUMBER), algorithm)
-        return {
-            "state": ResultState.DONE.value,
-            "seg": self._keep(seg) if seg is not None else None,
-            "sr": self._keep(sr),
+        report = sr_from_label(
+            label,
+            seg,
+            sources,
+            protocol,
+            identity("sr", _SR_SERIES_NUMBER),
+            algorithm,
+            previous=self._previous(series, instances, protocol.name),
+        )
+        kept = {"seg": self._keep(seg) if seg is not None else None, "sr": self._keep(report)}
+        seconds = {
+            "waited": waited_s,
+            "reading": read - began,
+            "loading": loaded - read,
+            "network": predicted - loaded,
+            "writing": time.monotonic() - predicted,
         }
+        return {"state": ResultState.DONE.value, **kept, "seconds": {k: round(v, 4) for k, v in seconds.items()}}
 
-    def _arrived(self, series: str, instances: str, protocol: Protocol) -> Arrived:
-        """The instances this job is for; refuses a set that has changed since, and what the protocol does not read."""
+    def _arrived(self, series: str, instances: str) -> Arrived:
+        """The instances this job is for; refuses a set that has changed since."""
         arrived = self._inbox.arrived(series)
         if arrived is None or arrived.digest != instances:
             raise _Refused("further instances of the series arrived; the newer set is run instead")
-        for found in scan(arrived.files):
-            if found.modality not in protocol.modality:
-                raise _Refused(
-                    f"{found.kind} of modality {found.modality or 'unknown'}: protocol {protocol.name} reads"
-                    f" {', '.join(protocol.modality)}; kept, not run"
-                )
         return arrived
 
+    def _refuse_own(self, arrived: Arrived) -> None:
+        """Nothing that this endpoint made comes in again as something to be read."""
+        for path in arrived.files:
+            uid = str(dcmread(path, specific_tags=[], stop_before_pixels=True).file_meta.MediaStorageSOPInstanceUID)
+            if (self._site.folder("results") / f"{uid}.dcm").exists():
+                raise _Refused("a result of this endpoint that came back; kept, not run")
+
+    def _previous(self, series: str, instances: str, protocol: str) -> Dataset | None:
+        """The report on an earlier set of the same series, where there is one."""
+        found = predecessor(self._store, series, instances, protocol)
+        path = self._site.folder("results") / str(found.sr) if found is not None else None
+        return dcmread(path) if path is not None and path.exists() else None
+
     def _predictor(self, version: ModelVersion) -> Predictor:
-        """The version's network, loaded once from its verified bundle."""
+        """The version's network, loaded once from its verified bundle while it is among the last ones used."""
         with self._loading:
-            if self._loaded is None or self._loaded[0] != version.bundle_sha256:
-                bundle = self._registry.bundle(version)
-                device = self._site.config.training.device
-                self._loaded = (version.bundle_sha256, Predictor(bundle, device))
-            return self._loaded[1]
+            predictor = self._loaded.pop(version.bundle_sha256, None)
+            if predictor is None:
+                predictor = Predictor(self._registry.bundle(version), self._site.config.training.device)
+            self._loaded[version.bundle_sha256] = predictor
+            while len(self._loaded) > _MODELS_KEPT:
+                del self._loaded[next(iter(self._loaded))]
+            return predictor
 
     def _keep(self, instance: Dataset) -> str:
         """Write an object into the results folder, whole or not at all; its name is its (keyed) UID."""
@@ -166,29 +208,10 @@ class _Endpoint:
                 instance.save_as(temporary, enforce_file_format=True)
         return name
 
-    def _delivered(self, names: list[str]) -> dict[str, Any]:
-        """Send the objects to every destination in turn; one that stays away does not keep them from the others."""
-        files = [self._site.folder("results") / name for name in names]
-        refusals = []
-        for destination in self._site.config.dicom.destinations:
-            options = StepOptions(
-                name=f"deliver to {destination.ae_title}",
-                retries_allowed=True,
-                interval_seconds=_DELIVERY_INTERVAL_S,
-                max_attempts=_DELIVERY_ATTEMPTS,
-                backoff_rate=2.0,
-            )
-            try:
-                DBOS.run_step(options, deliver, files, destination, self._site.config.dicom.ae_title)
-            except dbos_error.DBOSMaxStepRetriesExceeded as error:
-                refusals.append(str(error.errors[-1]))
-        if not refusals:
-            return {"state": ResultState.DONE.value, "reason": ""}
-        reason = f"made and kept, not delivered: {'; '.join(refusals)}"
-        return {"state": ResultState.FAILED.value, "reason": reason}
-
-    def _record(self, series: str, instances: str, outcome: dict[str, Any]) -> None:
+    def _record(self, series: str, instances: str, route: Mapping[str, Any], outcome: _Outcome) -> None:
         arrived = self._inbox.arrived(series)
+        stage = Stage(outcome.get("stage", Stage.LIVE))
+        destinations = [one.ae_title for one in self._site.config.dicom.destinations] if stage != Stage.SHADOW else []
         record(
             self._store,
             Result(
@@ -197,12 +220,33 @@ class _Endpoint:
                 instances=instances,
                 state=ResultState(outcome["state"]),
                 reason=outcome.get("reason", ""),
+                protocol=outcome.get("protocol", ""),
                 model=outcome.get("model", ""),
                 bundle=outcome.get("bundle", ""),
+                stage=stage,
+                rule=route.get("rule", ""),
+                priority=route.get("priority", Result.priority),
                 seg=outcome.get("seg"),
                 sr=outcome.get("sr"),
+                seconds=outcome.get("seconds", {}),
             ),
+            destinations,
         )
+
+
+def _require_readable(protocol: Protocol, arrived: Arrived) -> None:
+    """Refuse what a protocol's models cannot read, whatever a rule says."""
+    if len(protocol.channels) > 1:
+        raise _Refused(
+            f"protocol {protocol.name} reads the channels {', '.join(protocol.channels)} together, and series are"
+            " run one by one here; kept, not run"
+        )
+    for found in scan(arrived.files):
+        if found.modality not in protocol.modality:
+            raise _Refused(
+                f"{found.kind} of modality {found.modality or 'unknown'}: protocol {protocol.name} reads"
+                f" {', '.join(protocol.modality)}; kept, not run"
+            )
 
 
 def _words(error: BaseException) -> str:

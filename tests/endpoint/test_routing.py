@@ -86,10 +86,17 @@ def test_the_first_rule_that_takes_a_series_decides(rules_file: Path) -> None:
     ],
 )
 def test_a_rule_that_does_not_take_a_series_says_why(rules_file: Path, changed: dict[str, object], reason: str) -> None:
-    route = route_of(parse_rules(rules_file), facts(**changed))
+    route = route_of(parse_rules(rules_file), facts(**changed), repeat=True)
     assert (route.rule, route.models) == ("", ())
     assert route.reasons[1].startswith(f"lungs in an emergency: {reason}")
     assert route.reasons[-1] == "no rule takes it"
+
+
+def test_what_somebody_wrote_is_repeated_only_on_demand(rules_file: Path) -> None:
+    named = facts(SeriesDescription="Roe mip", BodyPartExamined="ROE")
+    assert not any("roe" in reason.casefold() for reason in route_of(parse_rules(rules_file), named).reasons)
+    told = route_of(parse_rules(rules_file), named, repeat=True).reasons
+    assert "lungs in an emergency: body_part is ROE, expected CHEST or THORAX" in told
 
 
 def test_a_rule_without_models_keeps_a_series_unread(rules_file: Path) -> None:

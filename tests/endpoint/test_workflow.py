@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from pydicom import Dataset, dcmread
 
-from apps.endpoint.results import Result, ResultState, results
+from apps.endpoint.results import DeliveryState, Result, ResultState, deliveries, results
 from apps.settings import Site
 from labeling_protocols.dicom_seg import label_from_seg
 from labeling_protocols.dicom_sr import volumes_from_sr
@@ -32,13 +32,16 @@ class House:
     store: Store
     endpoint: Process
     worker: Process
+    sender: Process
     destination: Destination
     champion: ModelVersion | None = None
 
     def result_of(self, name: str) -> Result:
-        """The newest result of a series, waited for."""
+        """The newest result of a series, waited for until it has gone out."""
         wait_until(lambda: bool(results(self.store, uid(name, "series"))))
-        return results(self.store, uid(name, "series"))[-1]
+        result = results(self.store, uid(name, "series"))[-1]
+        wait_until(lambda: all(one.state != DeliveryState.WAITING for one in deliveries(self.store, result.id)))
+        return result
 
     def delivered(self, name: str) -> dict[str, Dataset]:
         """What the destination got for a study, by modality."""
@@ -63,6 +66,7 @@ def house(tmp_path_factory: pytest.TempPathFactory, protocol: Protocol) -> Itera
         store=store,
         endpoint=Process("-m", "apps.endpoint", "--site", root),
         worker=Process("-m", "apps.worker", "--site", root),
+        sender=Process("-m", "apps.endpoint.sender", "--site", root),
         destination=Destination(port),
     )
     try:
@@ -72,6 +76,7 @@ def house(tmp_path_factory: pytest.TempPathFactory, protocol: Protocol) -> Itera
         yield house
     finally:
         house.worker.kill()
+        house.sender.kill()
         house.endpoint.stop()
         house.destination.close()
         store.close()
@@ -137,7 +142,7 @@ def test_a_series_in_which_nothing_is_found_gets_a_report_that_says_so(house: Ho
     ("name", "images", "reason"),
     [
         ("gap", [*images_of("gap")[:2], *images_of("gap")[3:]], "missing slice: 1 or more between"),
-        ("ct", images_of("ct", "CT"), "CT Image Storage of modality CT: protocol hippocampus reads MR"),
+        ("ct", images_of("ct", "CT"), "settings: modality is CT, expected MR; no rule takes it. Kept, not run."),
     ],
 )
 def test_a_series_that_cannot_be_read_is_refused_with_its_reason_and_kept(
@@ -170,7 +175,7 @@ def test_own_results_that_come_back_are_not_run_again(house: House) -> None:
         wait_until(lambda series=instance.SeriesInstanceUID: bool(results(house.store, series)))  # type: ignore[misc]
         (result,) = results(house.store, instance.SeriesInstanceUID)
         assert result.state == ResultState.REFUSED
-        assert f"of modality {instance.Modality}" in result.reason
+        assert result.reason == "a result of this endpoint that came back; kept, not run"
     assert len(house.destination.received) == delivered_before
 
 
@@ -184,6 +189,12 @@ def test_late_slices_make_a_second_result_with_objects_of_its_own(house: House) 
     assert first.instances != second.instances
     assert first.seg != second.seg
     assert (second.state, second.reason) == (ResultState.DONE, "")
+    assert [one.superseded_by for one in results(house.store, uid("late", "series"))] == [second.id, None]
+    report = next(one for one in house.destination.received if f"{one.SOPInstanceUID}.dcm" == second.sr)
+    [study] = report.PredecessorDocumentsSequence
+    [before] = study.ReferencedSeriesSequence[0].ReferencedSOPSequence
+    assert f"{before.ReferencedSOPInstanceUID}.dcm" == first.sr
+    assert dciodvfy_errors(house.site.folder("results") / str(second.sr)) == []
 
 
 def test_a_destination_that_refuses_at_first_gets_the_result_in_the_end(house: House) -> None:
@@ -193,16 +204,16 @@ def test_a_destination_that_refuses_at_first_gets_the_result_in_the_end(house: H
     assert house.delivered("retry").keys() == {"SEG", "SR"}
 
 
-def test_a_worker_killed_while_it_delivers_finishes_with_one_result(house: House) -> None:
+def test_what_a_killed_sender_had_not_finished_goes_out_once_it_is_back(house: House) -> None:
     with house.destination.holding():
         send(house.site, images_of("killed"))
         house.destination.wait_for_sender()
-        house.worker.kill()
-    assert results(house.store, uid("killed", "series")) == []
-    house.restart_worker()
-    result = house.result_of("killed")
-    assert result.state == ResultState.DONE
-    assert len(results(house.store, uid("killed", "series"))) == 1
+        house.sender.kill()
+    [result] = results(house.store, uid("killed", "series"))
+    [waiting] = deliveries(house.store, result.id)
+    assert (result.state, waiting.state, waiting.destination) == (ResultState.DONE, DeliveryState.WAITING, "PACS")
+    house.sender = Process("-m", "apps.endpoint.sender", "--site", str(house.site.root))
+    assert house.result_of("killed") == result
     sent = {(i.Modality, i.SOPInstanceUID) for i in house.destination.received if i.PatientID == "ID-killed"}
     assert sent == {("SEG", str(result.seg).removesuffix(".dcm")), ("SR", str(result.sr).removesuffix(".dcm"))}
 
@@ -237,6 +248,6 @@ def test_no_identifier_stands_in_a_log_or_a_result(house: House) -> None:
     misplaced.add_new("StudyInstanceUID", "UI", "Roe.was.here")
     assert send(house.site, [misplaced])[0] >> 12 == 0xC
     house.result_of("quiet")
-    said = house.endpoint.output + house.worker.output + repr(results(house.store))
+    said = house.endpoint.output + house.worker.output + house.sender.output + repr(results(house.store))
     assert "Roe" not in said
     assert "ID-" not in said
