@@ -20,6 +20,7 @@ from apps.accounts import Accounts
 from apps.acquisition_commands import score_command
 from apps.change_control_commands import change_control_app
 from apps.console import HERE, SiteOption, console, errors, lines, progress_bar
+from apps.endpoint_commands import endpoint_app
 from apps.evaluate_command import evaluate
 from apps.import_commands import import_app
 from apps.ingest_command import ingest
@@ -56,6 +57,7 @@ app.add_typer(calibration_app, name="calibration")
 app.add_typer(import_app, name="import")
 app.add_typer(export_app, name="export")
 app.add_typer(snapshot_app, name="snapshot")
+app.add_typer(endpoint_app, name="endpoint")
 app.add_typer(change_control_app, name="change-control")
 app.command("adopt")(adopt_command)
 app.command("evaluate")(evaluate)

@@ -18,6 +18,7 @@ from apps.settings import Site
 from labeling_protocols import audit
 from labeling_protocols.audit import Action
 from labeling_protocols.store import Store
+from training.release_stage import Stage
 
 if TYPE_CHECKING:
     from training.model_versions import ModelVersion
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 
 ProtocolArgument = Annotated[str, typer.Argument(help="Name of the protocol.")]
 TaskOption = Annotated[str, typer.Option("--task", help="segmentation, interactive, detection or classification.")]
+StageOption = Annotated[Stage, typer.Option("--stage", help="How far it is released.")]
 _SEGMENTATION = "segmentation"
 _SHOWN = 40
 
@@ -57,10 +59,15 @@ def promote(
     overridden: Annotated[
         bool, typer.Option("--override", help="Though its gate refused it: asks two people to sign, with a reason.")
     ] = False,
+    stage: StageOption = Stage.LIVE,
+    share: Annotated[float, typer.Option(help="Of the studies, that a canary reads instead of the champion.")] = 0.1,
     task: TaskOption = _SEGMENTATION,
     site: SiteOption = HERE,
 ) -> None:
-    """Make a version the champion, by its gate's report; the champion it was compared with must still be the one."""
+    """Make a version the champion, by its gate's report; or try it beside the champion, as a canary or a shadow."""
+    if stage != Stage.LIVE:
+        _try(site, protocol, number, stage, share, task)
+        return
     with _opened(site) as (opened, store, registry):
         version = registry.version(protocol, number, task)
         if overridden:
@@ -76,8 +83,16 @@ def promote(
         lines.print(f"It did not pass its gate: {champion.override}.", markup=False)
 
 
-def rollback(protocol: ProtocolArgument, task: TaskOption = _SEGMENTATION, site: SiteOption = HERE) -> None:
-    """Make the champion before the present one champion again."""
+def rollback(
+    protocol: ProtocolArgument,
+    stage: StageOption = Stage.LIVE,
+    task: TaskOption = _SEGMENTATION,
+    site: SiteOption = HERE,
+) -> None:
+    """Make the champion before the present one champion again; or end the trial of the canary or the shadow."""
+    if stage != Stage.LIVE:
+        _end_trial(site, protocol, stage, task)
+        return
     with _opened(site) as (opened, store, registry):
         champion = registry.rollback(protocol, task)
         _released(store, champion, rolled_back=True)
@@ -131,6 +146,30 @@ def publish(
     lines.print(f"  SHA-256 of {others[0].name}: {_sha256(others[0])}")
 
 
+def _try(site: Path, protocol: str, number: int, stage: Stage, share: float, task: str) -> None:
+    from training.release_stages import begin
+
+    with _opened(site) as (_, store, registry):
+        tried = begin(registry, protocol, number, stage, share, task)
+        told = {"share": share} if stage is Stage.CANARY else {}
+        _released(store, tried, Action.MODEL_TRIED, stage=stage.value, **told)
+    of = (
+        f"reads {share:.0%} of the studies, and its results are sent"
+        if told
+        else "reads every study, and nothing is sent"
+    )
+    lines.print(f"{tried.name} is {stage} now: it {of}.")
+
+
+def _end_trial(site: Path, protocol: str, stage: Stage, task: str) -> None:
+    from training.release_stages import end
+
+    with _opened(site) as (_, store, registry):
+        ended = end(registry, protocol, stage, task)
+        _released(store, ended, Action.MODEL_TRIED, stage=stage.value, ended=True)
+    lines.print(f"{ended.name} is {stage} no more.")
+
+
 def _gate(version: "ModelVersion") -> str:
     if version.override:
         return "[bold yellow]overridden[/]"
@@ -161,12 +200,14 @@ def _scoring(site: Site, store: Store, protocol: str, task: str) -> str | None:
     return champion_moved(site, store, protocol) if task == _SEGMENTATION else None
 
 
-def _released(store: Store, champion: "ModelVersion", **how: bool) -> None:
+def _released(
+    store: Store, champion: "ModelVersion", action: Action = Action.MODEL_RELEASED, **how: bool | str | float
+) -> None:
     with store.writing() as connection:
         audit.append(
             connection,
             actor=COMMAND_LINE,
-            action=Action.MODEL_RELEASED,
+            action=action,
             subject=champion.name,
             number=champion.number,
             bundle=champion.bundle_sha256,

@@ -67,6 +67,7 @@ class Action(StrEnum):
     SNAPSHOT_TAKEN = "snapshot taken"
     TRAINING_ASKED = "training asked"
     MODEL_RELEASED = "model released"
+    MODEL_TRIED = "model tried"  # as a canary or a shadow, or no more
     GATE_OVERRIDDEN = "gate overridden"
     RESULT_SENT = "result sent"
 

@@ -22,6 +22,10 @@ class DeliveryError(RuntimeError):
     """A destination that did not take every object: which, what it answered."""
 
 
+class AwayError(DeliveryError):
+    """A destination that cannot be talked to now, whatever the object."""
+
+
 def deliver(files: Sequence[Path], destination: Destination, own_ae_title: str) -> None:
     """Send every file to a destination; sending the same objects again is harmless. Raises `DeliveryError`."""
     entity = AE(ae_title=own_ae_title)
@@ -38,7 +42,7 @@ def deliver(files: Sequence[Path], destination: Destination, own_ae_title: str) 
             evt_handlers=[(evt.EVT_CONN_OPEN, send_at_once)],
         )
         if not association.is_established:
-            raise DeliveryError(f"{destination.ae_title} at {destination.host}:{destination.port} took no association")
+            raise AwayError(f"{destination.ae_title} at {destination.host}:{destination.port} took no association")
         try:
             for path in files:
                 _store(association, path, destination)

@@ -78,7 +78,8 @@ class Delivery:
 def record(store: Store, result: Result, destinations: Sequence[str] = ()) -> int:
     """Keep a result and, in the same transaction, that its objects are to go to these destinations; its id.
 
-    The same series, instances and model again change nothing. Earlier sets of the series are superseded by it.
+    The same series, instances and model again change nothing. Results of earlier sets of the series are superseded by
+    it: those that were sent by one that is, a shadow's by a shadow's.
     """
     table, made = schema.results, now()
     row = {
@@ -104,9 +105,16 @@ def record(store: Store, result: Result, destinations: Sequence[str] = ()) -> in
         if known is not None:
             return int(known)
         number = int(connection.execute(sa.insert(table).values(row)).inserted_primary_key[0])  # type: ignore[index]
-        earlier = (table.c.series == result.series, table.c.protocol == result.protocol, table.c.id < number)
-        of_other_set = (table.c.instances != result.instances, table.c.superseded_by.is_(None))
-        connection.execute(sa.update(table).where(*earlier, *of_other_set).values(superseded_by=number))
+        shadow = table.c.stage == Stage.SHADOW.value
+        earlier = sa.and_(
+            table.c.series == result.series,
+            table.c.protocol == result.protocol,
+            table.c.instances != result.instances,
+            table.c.id < number,
+            table.c.superseded_by.is_(None),
+            shadow if result.stage is Stage.SHADOW else ~shadow,
+        )
+        connection.execute(sa.update(table).where(earlier).values(superseded_by=number))
         if destinations and result.files:
             waiting = {
                 "result": number,

@@ -13,7 +13,7 @@ from datetime import timedelta
 from pathlib import Path
 
 from apps.dicom_logs import keep_values_out_of_logs
-from apps.endpoint.deliver import DeliveryError, deliver
+from apps.endpoint.deliver import AwayError, DeliveryError, deliver
 from apps.endpoint.results import Delivery, delivered, due, given_up, postponed, result
 from apps.locks import locked
 from apps.settings import Destination, Site
@@ -38,29 +38,29 @@ class Sender:
         self._store.close()
 
     def send_due(self, ended: threading.Event) -> int:
-        """Attempt what is due; how many attempts there were. A destination that fails is left alone for this round."""
+        """Attempt what is due; how many attempts there were. A destination that is away is left alone for now."""
         attempts = 0
-        failing: set[str] = set()
+        away: set[str] = set()
         for delivery in due(self._store, now(), _AT_ONCE):
             if ended.is_set():
                 break
-            if delivery.destination not in failing:
-                attempts += 1
-                if not self._attempt(delivery):
-                    failing.add(delivery.destination)
+            if delivery.destination in away:
+                continue
+            attempts += 1
+            try:
+                self._attempt(delivery)
+            except AwayError as error:
+                away.add(delivery.destination)
+                self._failed(delivery, str(error))
+            except DeliveryError as error:
+                self._failed(delivery, str(error))
+            except OSError as error:
+                self._failed(delivery, f"the object could not be read ({error.strerror})")
         return attempts
 
-    def _attempt(self, delivery: Delivery) -> bool:
-        try:
-            deliver(self._files(delivery), self._destination(delivery), self._site.config.dicom.ae_title)
-        except DeliveryError as error:
-            self._failed(delivery, str(error))
-            return False
-        except OSError as error:
-            self._failed(delivery, f"the object could not be read ({error.strerror})")
-            return False
+    def _attempt(self, delivery: Delivery) -> None:
+        deliver(self._files(delivery), self._destination(delivery), self._site.config.dicom.ae_title)
         delivered(self._store, delivery)
-        return True
 
     def _files(self, delivery: Delivery) -> list[Path]:
         folder = self._site.folder("results")

@@ -34,8 +34,10 @@ def phantom_of(geometry: Geometry) -> tuple[Volume, Volume]:
 def release_champion(site: Site, protocol: Protocol) -> ModelVersion:
     """Sign, register and promote the two-level model by the registry's own ways."""
     (site.root / "mlflow" / "artifacts").mkdir(exist_ok=True)
-    run = Tracking(site.tracking_uri, site.root / "mlflow" / "artifacts").run("train-test", protocol.name)
     registry = Registry(site.tracking_uri, site.folder("bundles"), site.public_key)
+    name = f"train-test-{len(registry.versions(protocol.name))}"
+    run = Tracking(site.tracking_uri, site.root / "mlflow" / "artifacts").run(name, protocol.name)
+    standing = registry.champion_or_none(protocol.name)
     number = registry.reserve(protocol.name, run.id)
     version = f"{protocol.version}.0.{number}"
     path = write_bundle(
@@ -49,7 +51,7 @@ def release_champion(site: Site, protocol: Protocol) -> ModelVersion:
         run_id=run.id,
         snapshot="0" * 64,
         bundle_sha256=hashlib.sha256(path.read_bytes()).hexdigest(),
-        champion=None,
+        champion=standing.number if standing else None,
         evaluation="1" * 64,
         test_set="0" * 64,
         figures={"dice_mean": 1.0},

@@ -75,15 +75,15 @@ def dcmtk(program: str) -> str:
 
 
 class Destination:
-    """A storage provider called PACS that keeps what it is sent, and can be made to refuse or to hesitate."""
+    """A storage provider that keeps what it is sent, and can be made to refuse or to hesitate."""
 
-    def __init__(self, port: int) -> None:
+    def __init__(self, port: int, ae_title: str = "PACS") -> None:
         self.received: list[Dataset] = []
         self._refusals_left = 0
         self._may_answer = threading.Event()
         self._may_answer.set()
         self._asked = threading.Event()
-        entity = AE(ae_title="PACS")
+        entity = AE(ae_title=ae_title)
         entity.require_called_aet = True
         entity.supported_contexts = StoragePresentationContexts
         self._server = entity.start_server(

@@ -5,12 +5,17 @@ from pathlib import Path
 
 import pytest
 from pydicom import Dataset
+from typer.testing import CliRunner
 
+from apps.command import app
 from apps.endpoint.routing import FILE, Outside, Priority, RoutesError, parse_rules, read_rules, route_of
 from apps.endpoint.series_facts import Orientation, SeriesFacts, facts_of
 from apps.settings import Site, make_site
 from labeling_protocols.protocol import SHIPPED, load_protocol
+from labeling_protocols.series_writer import write_series
 from labeling_protocols.store import Store
+from tests.conftest import image_of
+from tests.dicom.examples import AXIAL, identity_of
 
 RULES = """
 - name: scouts
@@ -154,6 +159,21 @@ def test_a_rule_for_a_model_of_no_known_protocol_is_refused(site_and_store: tupl
     (site.root / FILE).write_text("- {name: x, models: [spleen]}")
     with pytest.raises(RoutesError, match="spleen is no protocol of this site, which has hippocampus"):
         read_rules(site, store)
+
+
+def test_the_command_explains_a_folder_series_by_series(site_and_store: tuple[Site, Store], tmp_path: Path) -> None:
+    site, _ = site_and_store
+    write_series(image_of(1, AXIAL), tmp_path / "in" / "ct", identity_of("explained"), modality="CT")
+    write_series(image_of(2, AXIAL), tmp_path / "in" / "mr", identity_of("explained too"))
+    told = CliRunner().invoke(app, ["endpoint", "explain", str(tmp_path / "in"), "--site", str(site.root)]).output
+    assert "settings: modality is CT, expected MR" in told
+    assert "settings: takes it, for hippocampus" in told
+    assert "routine priority" in told
+    (tmp_path / "in" / "notes.txt").write_text("none")
+    nothing = CliRunner().invoke(
+        app, ["endpoint", "explain", str(tmp_path / "in" / "notes.txt"), "--site", str(site.root)]
+    )
+    assert "holds no DICOM series" in str(nothing.exception)
 
 
 def test_facts_of_an_empty_header_say_nothing() -> None:

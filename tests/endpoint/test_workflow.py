@@ -11,6 +11,7 @@ from pydicom import Dataset, dcmread
 
 from apps.endpoint.results import DeliveryState, Result, ResultState, deliveries, results
 from apps.settings import Site
+from apps.training_site import registry_of
 from labeling_protocols.dicom_seg import label_from_seg
 from labeling_protocols.dicom_sr import volumes_from_sr
 from labeling_protocols.geometry import Volume
@@ -22,6 +23,8 @@ from tests.dicom.examples import dciodvfy_errors, identity_of, uid
 from tests.endpoint.champion import phantom_of, release_champion
 from tests.endpoint.peers import Destination, Process, free_port, send, site_with_endpoint, wait_until
 from training.registry import ModelVersion
+from training.release_stage import Stage
+from training.release_stages import begin, end
 
 
 @dataclass
@@ -216,6 +219,53 @@ def test_what_a_killed_sender_had_not_finished_goes_out_once_it_is_back(house: H
     assert house.result_of("killed") == result
     sent = {(i.Modality, i.SOPInstanceUID) for i in house.destination.received if i.PatientID == "ID-killed"}
     assert sent == {("SEG", str(result.seg).removesuffix(".dcm")), ("SR", str(result.sr).removesuffix(".dcm"))}
+
+
+def test_a_shadow_reads_and_is_not_sent_and_a_rollback_holds_from_the_next_study_on(
+    house: House, protocol: Protocol
+) -> None:
+    first = house.champion
+    assert first is not None
+    second = release_champion(house.site, protocol)
+    registry = registry_of(house.site)
+    begin(registry, protocol.name, first.number, Stage.SHADOW)
+    send(house.site, images_of("shadowed"))
+    wait_until(lambda: len(results(house.store, uid("shadowed", "series"))) == 2)
+    house.result_of("shadowed")
+    made = {one.stage: one for one in results(house.store, uid("shadowed", "series"))}
+    assert {stage: one.model for stage, one in made.items()} == {Stage.LIVE: second.name, Stage.SHADOW: first.name}
+    kept = house.site.folder("results")
+    assert all((kept / name).exists() for one in made.values() for name in one.files)
+    assert deliveries(house.store, made[Stage.SHADOW].id) == []
+    sent = {f"{i.SOPInstanceUID}.dcm" for i in house.destination.received if i.PatientID == "ID-shadowed"}
+    assert sent == set(made[Stage.LIVE].files)
+    end(registry, protocol.name, Stage.SHADOW)
+    registry.rollback(protocol.name)
+    send(house.site, images_of("rolled back"))
+    back = house.result_of("rolled back")
+    assert (back.model, back.stage, back.state) == (first.name, Stage.LIVE, ResultState.DONE)
+    assert set(back.seconds) == {"waited", "reading", "loading", "network", "writing"}
+
+
+def test_rules_decide_which_study_waits_least_and_which_is_not_read(house: House) -> None:
+    rules = house.site.root / "routes.yaml"
+    rules.write_text("- {name: all heads, models: [hippocampus], priority: urgent, when: {modality: MR}}\n")
+    try:
+        send(house.site, images_of("urgent"))
+        urgent = house.result_of("urgent")
+        assert (urgent.rule, urgent.priority, urgent.state) == ("all heads", 2, ResultState.DONE)
+        rules.write_text("- {name: all heads, models: [], why: on holiday, when: {modality: MR}}\n")
+        send(house.site, images_of("holiday"))
+        holiday = house.result_of("holiday")
+        reason = "all heads: takes it, and runs nothing (on holiday). Kept, not run."
+        assert (holiday.state, holiday.rule, holiday.reason) == (ResultState.REFUSED, "all heads", reason)
+        rules.write_text("- {name: all heads, models: [liver]}\n")
+        send(house.site, images_of("mistaken"))
+        mistaken = house.result_of("mistaken")
+        assert mistaken.state == ResultState.FAILED
+        assert mistaken.reason.startswith("routes.yaml: liver is no protocol of this site")
+    finally:
+        rules.unlink()
 
 
 def test_a_tampered_bundle_is_not_loaded_and_the_result_says_so(house: House) -> None:
