@@ -31,6 +31,7 @@ from apps.protocol_commands import protocol_app
 from apps.settings import Site, make_site
 from apps.snapshot_commands import snapshot_app
 from apps.store_commands import audit_app, store_app
+from apps.trace_command import trace_command
 from apps.tuning_commands import tune_command
 from apps.worklist_commands import calibration_app, seats_app
 from labeling_protocols.protocol import SHIPPED, load_protocol
@@ -65,6 +66,7 @@ app.command("ingest")(ingest)
 app.command("tune")(tune_command)
 app.command("prelabel")(prelabel_command)
 app.command("score")(score_command)
+app.command("trace")(trace_command)
 for _command in (models, promote, rollback, verify, publish):
     app.command(_command.__name__)(_command)
 
