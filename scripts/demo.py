@@ -144,6 +144,10 @@ class Demo:
                 self.score(unseen, passwords)
             with self.stage("endpoint"):
                 self.endpoint(site, unseen[0], destination)
+            with self.stage("second version"):
+                self.train_again(site)
+            with self.stage("shadow, live, rollback"):
+                self.release(site, unseen[0], destination)
 
     # Stages
 
@@ -344,21 +348,11 @@ class Demo:
 
     def endpoint(self, site: Site, pair: Pair, destination: "Destination") -> None:
         """One unseen case as two DICOM series, shuffled, one with its slices the other way round: a SEG and SR each."""
-        image, reference = read_volume(pair.image), read_volume(pair.label)
+        reference = read_volume(pair.label)
         self.report["seg_dice_in_patient_coordinates"] = {}
         for order, flipped in (("flipped", True), ("shuffled", False)):
-            folder = self.out / f"series_{order}"
-            shutil.rmtree(folder, ignore_errors=True)
-            identity = SeriesIdentity(
-                patient_id="DEMO-1",
-                patient_name="Demo^Patient",
-                study_uid=generate_uid(prefix=None),
-                series_uid=generate_uid(prefix=None),
-                frame_of_reference_uid=generate_uid(prefix=None),
-            )
-            paths = write_series(image, folder, identity, flipped=flipped, shuffle=self.seed)
             started = time.monotonic()
-            send(paths, site)
+            identity, paths = self.send_study(site, pair, order, flipped=flipped)
             seg, sr = destination.wait_for(identity.study_uid, ENDPOINT_LIMIT_S)
             self.report["endpoint_seconds"] = round(time.monotonic() - started, 2)
             self.keep_result("seg", seg)
@@ -373,6 +367,66 @@ class Demo:
                 "mean": self.mean_dice(found.array_ZYX, reference.array_ZYX),
             }
             self.report["sr_volumes_ml"] = volumes_from_sr(sr)
+
+    def send_study(
+        self, site: Site, pair: Pair, name: str, *, flipped: bool = False
+    ) -> tuple[SeriesIdentity, list[Path]]:
+        """A new study of this case, sent to the endpoint."""
+        folder = self.out / f"series_{name}"
+        shutil.rmtree(folder, ignore_errors=True)
+        identity = SeriesIdentity(
+            patient_id="DEMO-1",
+            patient_name="Demo^Patient",
+            study_uid=generate_uid(prefix=None),
+            series_uid=generate_uid(prefix=None),
+            frame_of_reference_uid=generate_uid(prefix=None),
+        )
+        paths = write_series(read_volume(pair.image), folder, identity, flipped=flipped, shuffle=self.seed)
+        send(paths, site)
+        return identity, paths
+
+    def train_again(self, site: Site) -> None:
+        """A second version, from the champion's weights on; its gate compares it with the champion."""
+        said = overread("train", PROTOCOL, "--from-champion", "--set", "epochs=2", "--site", site.root)
+        registry = Registry(site.tracking_uri, site.folder("bundles"), site.public_key)
+        self.second = registry.versions(PROTOCOL)[-1]
+        if self.second.number == self.model.number:
+            raise DemoError(f"second version: none was registered: {said}")
+        self.report["second_version"] = {"model_version": self.second.name, "passed": self.second.gate_passed}
+        if self.second.gate_passed:  # it became champion; it is to begin as a shadow
+            overread("rollback", PROTOCOL, "--site", site.root)
+
+    def release(self, site: Site, pair: Pair, destination: "Destination") -> None:
+        """The second version as a shadow, then live, then taken back; a study after each, read by whom it should be."""
+        first, second, at = self.model.name, self.second.name, ("--site", site.root)
+        overread("promote", PROTOCOL, self.second.number, "--stage", "shadow", *at)
+        self.report["stages"] = {"shadow": self.readers_of(site, pair, "shadow", destination)}
+        expected = {"shadow": {"live": first, "shadow": second}}
+        if self.second.gate_passed:
+            overread("promote", PROTOCOL, self.second.number, *at)
+            self.report["stages"]["live"] = self.readers_of(site, pair, "live", destination)
+            overread("rollback", PROTOCOL, *at)
+            self.report["stages"]["rolled back"] = self.readers_of(site, pair, "rolled_back", destination)
+            expected |= {"live": {"live": second}, "rolled back": {"live": first}}
+        if self.report["stages"] != expected:
+            raise DemoError(f"release: studies were read by {self.report['stages']}, expected {expected}")
+
+    def readers_of(self, site: Site, pair: Pair, name: str, destination: "Destination") -> dict[str, str]:
+        """Which version read a new study in which stage; what came of the one that is sent must have arrived."""
+        identity, _ = self.send_study(site, pair, name)
+        seg, _ = destination.wait_for(identity.study_uid, ENDPOINT_LIMIT_S)
+        deadline = time.monotonic() + ENDPOINT_LIMIT_S
+        wanted = 2 if name == "shadow" else 1
+        while len(told := json.loads(overread("trace", identity.study_uid, "--json", "--site", site.root))) < wanted:
+            if time.monotonic() > deadline:
+                raise DemoError(f"release: {wanted} results were expected of a study, {len(told)} came")
+            time.sleep(POLL_S)
+        if seg.SegmentSequence[0].SegmentationAlgorithmIdentificationSequence[0].AlgorithmVersion not in {
+            one["result"]["model"].rpartition(" ")[2] for one in told if one["result"]["stage"] == "live"
+        }:
+            raise DemoError("release: the SEG that arrived is of another model version than the live one")
+        self.report["trace"] = overread("trace", seg.SOPInstanceUID, "--site", site.root)
+        return {one["result"]["stage"]: one["result"]["model"] for one in told}
 
     def keep_result(self, name: str, dataset: Dataset) -> None:
         dataset.save_as(self.out / f"{name}.dcm", enforce_file_format=True)
@@ -461,12 +515,20 @@ class Demo:
                     for order, found in self.report["seg_dice_in_patient_coordinates"].items()
                 ),
             ),
+            (
+                "Read by",
+                "; ".join(
+                    f"{stage}: " + ", ".join(f"{how} {model}" for how, model in readers.items())
+                    for stage, readers in self.report["stages"].items()
+                ),
+            ),
             ("SR volumes", ", ".join(f"{k} {v:.2f} ml" for k, v in self.report["sr_volumes_ml"].items())),
             ("Seconds", ", ".join(f"{name} {value:.0f}" for name, value in self.report["seconds"].items())),
             ("Report", str(self.out / "report.json")),
         ):
             table.add_row(what, figure)
         console.print(table)
+        console.print(f"The chain behind the last result:\n{self.report['trace']}", highlight=False)
 
 
 class Destination:
