@@ -106,7 +106,7 @@ def init(
 
 @app.command()
 def serve(site: SiteOption = HERE) -> None:
-    """Run everything on this machine until Ctrl-C: web server, MLflow, DICOM endpoint and one worker."""
+    """Run everything on this machine until Ctrl-C: web server, MLflow, DICOM endpoint, its sender and one worker."""
     from apps.serve import services, serving
 
     opened = Site(site)
