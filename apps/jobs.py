@@ -25,6 +25,8 @@ PRELABELLING_QUEUE = "prelabelling"
 COMMITMENT_QUEUE = "commitment"  # reports of what is held, to those who sent it
 SCORING_QUEUE = "scoring"  # of the cases that wait for readers
 
+_STUDY_POLL_S = 0.2  # as often as somebody looks whether a study waits; DBOS looks every second
+
 _ACTIVE = ["ENQUEUED", "PENDING", "DELAYED"]
 _PAUSED = "paused"  # the attribute that tells a job that waits to be resumed from one that was cancelled
 # Jobs outlive releases: recovery is by name and arguments, so a new release takes over what an old one left.
@@ -136,7 +138,7 @@ def launch_worker(site: Site, register: Callable[[Site], None]) -> None:
     register(site)
     DBOS.launch()
     DBOS.register_queue(TRAINING_QUEUE, worker_concurrency=1)
-    DBOS.register_queue(INFERENCE_QUEUE, worker_concurrency=1)
+    DBOS.register_queue(INFERENCE_QUEUE, worker_concurrency=1, polling_interval_sec=_STUDY_POLL_S)
     DBOS.register_queue(PRELABELLING_QUEUE, worker_concurrency=1)
     DBOS.register_queue(SCORING_QUEUE, worker_concurrency=1)
     DBOS.register_queue(COMMITMENT_QUEUE, worker_concurrency=1)

@@ -66,13 +66,17 @@ class Announced:
 
 @dataclass(frozen=True, kw_only=True)
 class Arrived:
-    """The instances of a series that count now; `digest` is over their contents, `sender` sent the newest."""
+    """The instances of a series that count now; `digest` is over their contents, `sender` sent the newest.
+
+    `uids` are their SOP Instance UIDs, in the same order.
+    """
 
     series: str
     study: str
     digest: str
     sender: str
     newest: datetime
+    uids: tuple[str, ...]
     instances: tuple[StoredSlice, ...]
 
     @property
@@ -148,6 +152,7 @@ class Inbox:
             study=rows[-1].study,
             sender=rows[-1].sender or "",
             newest=rows[-1].received,
+            uids=tuple(row.instance for row in newest),
             digest=hashlib.sha256("".join(row.digest for row in newest).encode()).hexdigest(),
             instances=tuple(
                 StoredSlice(

@@ -33,7 +33,8 @@ _COMMAND_MAX = 1 << 14  # bytes of a command set
 _ASSOCIATE_MAX = 1 << 18  # bytes of an A-ASSOCIATE-RQ
 _REQUEST_S = 30.0  # for the A-ASSOCIATE-RQ to come (ARTIM, PS3.8 section 9.1.5)
 _IDLE_S = 300.0
-_REQUESTS = 64
+_REQUESTS = 64  # different ones that are remembered
+_STRANGERS = 64  # connections beside the associations there may be, to turn away in words
 
 _ASSOCIATE_RQ, _ASSOCIATE_RJ, _P_DATA, _RELEASE_RQ, _RELEASE_RP, _ABORT = 0x01, 0x03, 0x04, 0x05, 0x06, 0x07
 _PDU = struct.Struct(">BxI")
@@ -131,14 +132,17 @@ class Listener:
                 connection, address = self._listening.accept()
             except OSError:
                 continue  # a peer that was gone before it was accepted, or the end
-            thread = threading.Thread(target=self._serve, args=(connection, address[0]), daemon=True)
             with self._lock:
+                if len(self._open) >= self._entity.associations_max + _STRANGERS:
+                    connection.close()  # not even told: as many connections have not said yet what they want
+                    continue
+                thread = threading.Thread(target=self._serve, args=(connection, address[0]), daemon=True)
                 self._open[thread] = connection
                 thread.start()
 
     def _serve(self, connection: socket.socket, address: str) -> None:
         try:
-            with self._secured(connection) as secured:
+            with connection, self._secured(connection) as secured:
                 self._associate(_Wire(secured), address)
         except (PeerGoneError, OSError):
             pass  # what was acknowledged is kept, and nothing else was promised

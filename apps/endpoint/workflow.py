@@ -177,10 +177,9 @@ class _Endpoint:
 
     def _refuse_own(self, arrived: Arrived) -> None:
         """Nothing that this endpoint made comes in again as something to be read."""
-        for path in arrived.files:
-            uid = str(dcmread(path, specific_tags=[], stop_before_pixels=True).file_meta.MediaStorageSOPInstanceUID)
-            if (self._site.folder("results") / f"{uid}.dcm").exists():
-                raise _Refused("a result of this endpoint that came back; kept, not run")
+        results = self._site.folder("results")
+        if any((results / f"{uid}.dcm").exists() for uid in arrived.uids):
+            raise _Refused("a result of this endpoint that came back; kept, not run")
 
     def _previous(self, series: str, instances: str, protocol: str) -> Dataset | None:
         """The report on an earlier set of the same series, where there is one."""
@@ -241,7 +240,7 @@ def _require_readable(protocol: Protocol, arrived: Arrived) -> None:
             f"protocol {protocol.name} reads the channels {', '.join(protocol.channels)} together, and series are"
             " run one by one here; kept, not run"
         )
-    for found in scan(arrived.files):
+    for found in scan(arrived.files[:1]):  # Modality is the series' (PS3.3 C.7.3.1)
         if found.modality not in protocol.modality:
             raise _Refused(
                 f"{found.kind} of modality {found.modality or 'unknown'}: protocol {protocol.name} reads"

@@ -255,6 +255,19 @@ def test_one_association_too_many_is_turned_away_for_now() -> None:
         assert (kind, tuple(told[1:])) == (ASSOCIATE_RJ, (2, 3, 2))
 
 
+def test_connections_that_say_nothing_leave_room_for_those_that_do() -> None:
+    with listening(associations_max=70) as heard, contextlib.ExitStack() as silent:
+        for _ in range(100):
+            silent.enter_context(Caller(heard.port))
+        assert not is_answered(heard.port), "more connections than associations there may be: turned away"
+    with listening(associations_max=70) as heard, contextlib.ExitStack() as silent:
+        for _ in range(60):
+            silent.enter_context(Caller(heard.port))
+        assert is_answered(heard.port)
+        for _ in range(200):
+            silent.enter_context(Caller(heard.port))
+
+
 def test_the_end_of_the_listener_ends_its_associations() -> None:
     with listening() as heard:
         caller = Caller(heard.port)
