@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from pydicom import Dataset, dcmread
 
+from apps.endpoint.inbox import Inbox
 from apps.endpoint.results import DeliveryState, Result, ResultState, deliveries, results
 from apps.settings import Site
 from apps.training_site import registry_of
@@ -40,9 +41,16 @@ class House:
     champion: ModelVersion | None = None
 
     def result_of(self, name: str) -> Result:
-        """The newest result of a series, waited for until it has gone out."""
-        wait_until(lambda: bool(results(self.store, uid(name, "series"))))
-        result = results(self.store, uid(name, "series"))[-1]
+        """The result of all that came of a series, waited for until it has gone out."""
+        series = uid(name, "series")
+        arrived = Inbox(self.store, self.site.folder("inbox")).arrived(series)
+        assert arrived is not None
+
+        def of_all() -> list[Result]:
+            return [one for one in results(self.store, series) if one.instances == arrived.digest]
+
+        wait_until(lambda: bool(of_all()))
+        result = of_all()[-1]
         wait_until(lambda: all(one.state != DeliveryState.WAITING for one in deliveries(self.store, result.id)))
         return result
 

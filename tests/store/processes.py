@@ -1,6 +1,9 @@
-"""Work done by several forked processes at once: what to do in, what each of them said out."""
+"""Work done by several processes at once: what to do in, what each of them said out.
 
-import functools
+They come of a process that has one thread. Forked from this one, which may serve a site beside, they would inherit
+locks that nobody gives back.
+"""
+
 import multiprocessing
 import traceback
 from collections.abc import Callable
@@ -8,36 +11,23 @@ from multiprocessing.connection import Connection
 from multiprocessing.synchronize import Barrier
 from typing import Any
 
-from labeling_protocols.assessment import assess
+import cloudpickle
+
 from labeling_protocols.blobs import Blobs
-from labeling_protocols.consensus import consensus
-from labeling_protocols.label import Label
-from labeling_protocols.protocol import SHIPPED, load_protocol
 from labeling_protocols.store import Store
-from tests.conftest import label_of
 
-CONTEXT = multiprocessing.get_context("fork")
+CONTEXT = multiprocessing.get_context("forkserver")
+CONTEXT.set_forkserver_preload([__name__, "tests.store.machine_code"])
 _LIMIT_S = 300.0
-
-
-@functools.cache
-def load_machine_code() -> None:
-    """Load the compiler and what it made here, once, and not in each process that is forked from this one."""
-    labels = {f"reader {shift}": Label.of(label_of(shift)) for shift in range(3)}
-    protocol = load_protocol(SHIPPED / "hippocampus.yaml")
-    assess(protocol, labels)
-    consensus(protocol, list(labels.values()))
 
 
 def together(store: Store, url: str, count: int, work: Callable[[Store, int, Barrier], Any]) -> list[Any]:
     """The answers of `count` processes, each with a store of its own; one that raises fails the test here."""
-    load_machine_code()
-    store.engine.dispose()  # SQLite's locks do not survive a fork
     barrier = CONTEXT.Barrier(count)
     running = []
     for number in range(count):
         ours, its = CONTEXT.Pipe(duplex=False)
-        process = CONTEXT.Process(target=_answer, args=(its, store.blobs, url, number, barrier, work))
+        process = CONTEXT.Process(target=_answer, args=(its, store.blobs, url, number, barrier, _Carried(work)))
         process.start()
         its.close()
         running.append((process, ours))
@@ -50,12 +40,24 @@ def together(store: Store, url: str, count: int, work: Callable[[Store, int, Bar
     return answers
 
 
-def _answer(
-    its: Connection, blobs: Blobs, url: str, number: int, barrier: Barrier, work: Callable[[Store, int, Barrier], Any]
-) -> None:
+class _Carried:
+    """Work on its way into another process, with the functions and locks that it closes over."""
+
+    def __init__(self, work: Callable[[Store, int, Barrier], Any]) -> None:
+        self.work = work
+
+    def __getstate__(self) -> bytes:
+        pickled: bytes = cloudpickle.dumps(self.work)
+        return pickled
+
+    def __setstate__(self, pickled: bytes) -> None:
+        self.work = cloudpickle.loads(pickled)
+
+
+def _answer(its: Connection, blobs: Blobs, url: str, number: int, barrier: Barrier, work: _Carried) -> None:
     try:
         store = Store(url, blobs)
-        its.send((work(store, number, barrier),))
+        its.send((work.work(store, number, barrier),))
         store.close()
     except BaseException:
         barrier.abort()

@@ -4,6 +4,7 @@ import json
 import os
 import sqlite3
 import stat
+from multiprocessing.connection import Connection
 from multiprocessing.synchronize import Event
 from pathlib import Path
 
@@ -140,13 +141,13 @@ def test_a_restored_site_is_worked_on_at_once(
     again.close()
 
 
-def _save_until(ended: Event, url: str, blobs: FolderBlobs, reader: str, cases: list[Case], pipe: int) -> None:
+def _save_until(ended: Event, url: str, blobs: FolderBlobs, reader: str, cases: list[Case], pipe: Connection) -> None:
     store = Store(url, blobs)
     number = 1000
     while not ended.is_set():
         case = cases[number % len(cases)]
         saved = store.save_read(case_id=case.id, reader=reader, label=numbered_label(number))
-        os.write(pipe, f"{case.id} {reader} {saved.revision} {saved.label}\n".encode())
+        os.write(pipe.fileno(), f"{case.id} {reader} {saved.revision} {saved.label}\n".encode())
         number += 1
     store.close()
 
@@ -155,7 +156,7 @@ def test_a_backup_holds_what_was_acknowledged_before_it_while_readers_save_on(
     store: Store, site: Site, cases: list[Case], readers: tuple[Account, Account], folder: Path, tmp_path: Path
 ) -> None:
     store.engine.dispose()
-    read, write = os.pipe()
+    read, write = CONTEXT.Pipe(duplex=False)
     ended = CONTEXT.Event()
     writers = [
         CONTEXT.Process(target=_save_until, args=(ended, site.database_url, site.blobs, reader.id, cases, write))
@@ -165,9 +166,9 @@ def test_a_backup_holds_what_was_acknowledged_before_it_while_readers_save_on(
         writer.start()
     acknowledged = b""
     while acknowledged.count(b"\n") < 20:
-        acknowledged += os.read(read, 1 << 16)
+        acknowledged += os.read(read.fileno(), 1 << 16)
     made = back_up(store, site.root, folder, actor="command line")
-    saved_meanwhile = os.read(read, 1 << 16).count(b"\n")
+    saved_meanwhile = os.read(read.fileno(), 1 << 16).count(b"\n")
     ended.set()
     for writer in writers:
         writer.join()

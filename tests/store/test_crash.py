@@ -31,7 +31,7 @@ from labeling_protocols.verification import verify
 from labeling_protocols.worklist import next_case, own_work, seats
 from tests.conftest import OBLIQUE, image_of, label_of
 from tests.postgres import Postgres, running_postgres
-from tests.store.processes import load_machine_code
+from tests.store.machine_code import load_machine_code
 
 _ALONGSIDE = 2  # processes at once, so that one dies while another writes
 _MOST_LINES = 12  # two an act

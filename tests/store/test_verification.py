@@ -187,24 +187,23 @@ def test_a_site_is_verified_while_readers_save(
     store: Store, site: Site, database_url: str, readers: tuple[Account, Account]
 ) -> None:
     cases = seated_cases(store, readers, 3)
-    ended, saved = CONTEXT.Event(), CONTEXT.Value("i", 0)
+    ended, saved = CONTEXT.Event(), CONTEXT.Semaphore(0)
 
     def work(own: Store, number: int, barrier: Barrier) -> list[str]:
         barrier.wait()
         if number == 2:
             found = findings(own, site)
-            while saved.value < 6:
+            while saved.get_value() < 6:
                 found += findings(own, site)
             ended.set()
             return found
         for turn in itertools.count():
             label = numbered_label(number * 1000 + turn)
             own.save_read(case_id=cases[turn % 3].id, reader=readers[number].id, label=label)
-            with saved.get_lock():
-                saved.value += 1
+            saved.release()
             if ended.is_set():
                 break
         return []
 
     assert together(store, database_url, 3, work) == [[], [], []]
-    assert sum(len(store.reads(case.id)) for case in cases) == saved.value
+    assert sum(len(store.reads(case.id)) for case in cases) == saved.get_value()
