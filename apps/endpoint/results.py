@@ -108,7 +108,7 @@ def record(store: Store, result: Result, destinations: Sequence[str] = ()) -> in
         shadow = table.c.stage == Stage.SHADOW.value
         earlier = sa.and_(
             table.c.series == result.series,
-            table.c.protocol == result.protocol,
+            table.c.protocol.in_([result.protocol, ""]),  # of none: refused before a model was chosen
             table.c.instances != result.instances,
             table.c.id < number,
             table.c.superseded_by.is_(None),

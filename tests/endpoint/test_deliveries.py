@@ -182,6 +182,13 @@ def test_the_same_result_twice_is_one_and_a_later_set_supersedes_it(site: Site, 
     assert results.result(store, first).superseded_by == later
 
 
+def test_a_set_that_was_not_run_because_more_came_is_superseded_by_what_came(site: Site, store: Store) -> None:
+    early = Result(series="1.2.1", study="1.3", instances="e" * 64, state=ResultState.REFUSED, reason="more came")
+    refused = record(store, early)
+    later = made(site, store, "a")
+    assert results.result(store, refused).superseded_by == later
+
+
 def test_a_destination_that_is_no_longer_in_the_settings_is_named(site: Site, store: Store) -> None:
     number = made(site, store, "a")
     path = site.root / "config.toml"
